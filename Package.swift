@@ -1,0 +1,52 @@
+// swift-tools-version: 6.3
+import PackageDescription
+
+/// Libraries say `unsafe` where they mean it and build without warnings.
+let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .error)]
+/// `#expect` expands to code that strict memory safety rejects.
+let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
+
+let package = Package(
+    name: "jext4",
+    products: [
+        .executable(name: "jext4", targets: ["jext4"]),
+        .executable(name: "jext4-replay", targets: ["replay"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        .target(name: "CChecksum"),
+        .target(name: "Ext4Format", dependencies: ["CChecksum"], swiftSettings: strict),
+        .target(name: "CLinux"),
+        .target(name: "Threads", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(name: "BlockIO", dependencies: ["CLinux", "Ext4Format", "Threads"], swiftSettings: strict),
+        .target(name: "Journal", dependencies: ["Ext4Format", "BlockIO", "Threads"], swiftSettings: strict),
+        .target(name: "Allocator", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal"], swiftSettings: strict),
+        .target(
+            name: "FileSystem", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal", "Allocator"],
+            swiftSettings: strict),
+        .target(
+            name: "Server", dependencies: ["FileSystem", "CFuse3", "CFuseShims", log], swiftSettings: strict),
+        .target(
+            name: "CrashLab", dependencies: ["FileSystem", "CXXHash"], swiftSettings: strict),
+        .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
+        .executableTarget(
+            name: "replay", dependencies: ["FileSystem", "CrashLab", "CExt2fs", arguments], swiftSettings: strict),
+        .target(name: "CFuseShims", dependencies: ["CFuse3"]),
+        .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .systemLibrary(name: "CExt2fs", pkgConfig: "ext2fs", providers: [.apt(["libext2fs-dev"])]),
+        .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .testTarget(name: "Ext4FormatTests", dependencies: ["Ext4Format"], swiftSettings: tests),
+        .testTarget(name: "BlockIOTests", dependencies: ["BlockIO", "CrashLab"], swiftSettings: tests),
+        .testTarget(name: "JournalTests", dependencies: ["Journal"], swiftSettings: tests),
+        .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
+        .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
+        .testTarget(name: "ServerTests", dependencies: ["Server"], swiftSettings: tests),
+        .testTarget(name: "CrashTests", dependencies: ["CrashLab", "FileSystem"], swiftSettings: tests),
+    ]
+)

@@ -1,0 +1,145 @@
+package import Ext4Format
+internal import CLinux
+internal import Glibc
+internal import Synchronization
+
+/// An image file or a block device, by pread and pwrite; direct I/O where the file system below allows it.
+package final class FileDevice: BlockDevice {
+    package let byteCount: UInt64
+    package let sectorByteCount: Int
+    package let isReadOnly: Bool
+    /// Whether transfers bypass the page cache.
+    package let isDirect: Bool
+    private let descriptor: CInt
+    /// The byte of the file where the volume starts (-o offset=).
+    private let start: UInt64
+
+    /// Opens `path`. `start` is a byte offset, a multiple of 512. A missing or unreadable file is `.io` with its errno.
+    package init(path: String, readOnly: Bool, direct: Bool = true, start: UInt64 = 0) throws(Ext4Error) {
+        let access = readOnly ? O_RDONLY : O_RDWR
+        var fd = direct ? unsafe open(path, access | O_CLOEXEC | jext4_o_direct) : -1
+        isDirect = fd >= 0
+        if fd < 0 { fd = unsafe open(path, access | O_CLOEXEC) }
+        guard fd >= 0 else { throw .io(errno: errno, operation: "open of \(path)", offset: 0, count: 0) }
+        descriptor = fd
+        isReadOnly = readOnly
+        self.start = start
+        do throws(Ext4Error) {
+            let geometry = try Self.geometry(of: fd, path: path)
+            guard geometry.byteCount >= start else { throw .refused("offset \(start) lies past the end of \(path)") }
+            byteCount = (geometry.byteCount - start) / 512 * 512
+            sectorByteCount = geometry.sector
+        } catch {
+            close(fd)
+            throw error
+        }
+    }
+
+    /// IOV_MAX of Linux: the most parts of one gathered write.
+    private static let vectorLimit = 1024
+
+    deinit { close(descriptor) }
+
+    private static func geometry(of fd: CInt, path: String) throws(Ext4Error) -> (byteCount: UInt64, sector: Int) {
+        var status = stat()
+        guard unsafe fstat(fd, &status) == 0 else { throw .io(errno: errno, operation: "fstat", offset: 0, count: 0) }
+        switch status.st_mode & S_IFMT {
+        case S_IFREG: return (UInt64(status.st_size), 512)
+        case S_IFBLK:
+            var bytes: UInt64 = 0
+            var sector: CInt = 512
+            let getSize: CUnsignedLong = 0x8008_1272, getSectorSize: CUnsignedLong = 0x1268
+            guard unsafe ioctl(fd, getSize, &bytes) == 0, unsafe ioctl(fd, getSectorSize, &sector) == 0 else {
+                throw .io(errno: errno, operation: "size of \(path)", offset: 0, count: 0)
+            }
+            return (bytes, Int(sector))
+        default: throw .refused("\(path) is neither a regular file nor a block device")
+        }
+    }
+
+    package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
+        try checkRange("read", at: offset, count: bytes.byteCount)
+        try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
+            guard unsafe Self.needsBounce(memory.baseAddress, isDirect) else {
+                return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
+            }
+            let bounce = AlignedBuffer(byteCount: memory.count)
+            try unsafe transfer("read", bounce.memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
+            unsafe memory.copyMemory(from: UnsafeRawBufferPointer(bounce.memory))
+        }
+    }
+
+    package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        try checkRange("write", at: offset, count: bytes.byteCount)
+        try unsafe bytes.withUnsafeBytes { source throws(Ext4Error) in
+            let memory = unsafe UnsafeMutableRawBufferPointer(mutating: source)
+            guard unsafe Self.needsBounce(memory.baseAddress, isDirect) else {
+                return try unsafe transfer("write", memory, at: offset) { unsafe put($0, $1, $2, mode) }
+            }
+            let bounce = AlignedBuffer(byteCount: memory.count)
+            unsafe bounce.memory.copyMemory(from: source)
+            try unsafe transfer("write", bounce.memory, at: offset) { unsafe put($0, $1, $2, mode) }
+        }
+    }
+
+    package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        let total = buffers.reduce(0) { $0 + $1.byteCount }
+        try checkRange("write", at: offset, count: total)
+        var position = offset
+        var rest = buffers[...]
+        while !rest.isEmpty {
+            let part = rest.prefix(Self.vectorLimit)
+            rest = rest.dropFirst(part.count)
+            let count = part.reduce(0) { $0 + $1.byteCount }
+            let vectors = unsafe part.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
+            let done = unsafe jext4_pwritev(
+                descriptor, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
+            if done != count {
+                // A short or interrupted gather is rare: finish it buffer by buffer, where retries are handled.
+                for (index, buffer) in part.enumerated() {
+                    let before = part.prefix(index).reduce(0) { $0 + $1.byteCount }
+                    try write(buffer, at: position + UInt64(before), mode: mode)
+                }
+            }
+            position += UInt64(count)
+        }
+    }
+
+    package func flush() throws(Ext4Error) {
+        guard fdatasync(descriptor) == 0 else { throw .io(errno: errno, operation: "flush", offset: 0, count: 0) }
+    }
+
+    package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
+        // A hint: file systems and devices without hole punching refuse it, and nothing is lost.
+        _ = jext4_punch(descriptor, off_t(start + offset), off_t(count))
+    }
+
+    private static func needsBounce(_ base: UnsafeRawPointer?, _ direct: Bool) -> Bool {
+        guard direct, let base = unsafe base else { return false }
+        return UInt(bitPattern: base) % 512 != 0
+    }
+
+    private func put(_ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode) -> Int {
+        guard mode == .throughToMedia else { return unsafe pwrite(descriptor, memory, count, offset) }
+        var vector = unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: memory), iov_len: count)
+        return unsafe jext4_pwritev(descriptor, &vector, 1, offset, true)
+    }
+
+    /// Repeats `call` over what is left until all is done; EINTR and short transfers are no errors.
+    private func transfer(
+        _ operation: String, _ memory: UnsafeMutableRawBufferPointer, at offset: UInt64,
+        _ call: (UnsafeMutableRawPointer, Int, off_t) -> Int
+    ) throws(Ext4Error) {
+        guard let base = memory.baseAddress else { return }
+        var done = 0
+        while done < memory.count {
+            let result = unsafe call(base + done, memory.count - done, off_t(start + offset) + off_t(done))
+            if result < 0 && errno == EINTR { continue }
+            guard result > 0 else {
+                let code = result < 0 ? errno : EIO
+                throw .io(errno: code, operation: operation, offset: offset, count: memory.count)
+            }
+            done += result
+        }
+    }
+}

@@ -1,0 +1,19 @@
+// What glibc declares only under _GNU_SOURCE, which Swift's Glibc module does not set.
+#ifndef JEXT4_CLINUX_H
+#define JEXT4_CLINUX_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/// The O_DIRECT flag of open(2).
+extern const int jext4_o_direct;
+/// pwritev2(2), with RWF_DSYNC when `through` is set.
+ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through);
+/// Punches a hole and keeps the size: fallocate(2).
+int jext4_punch(int fd, off_t offset, off_t count);
+/// Names the calling thread; 15 bytes count.
+void jext4_name_thread(const char *name);
+/// Marks the calling process as part of the I/O path (PR_SET_IO_FLUSHER). Needs CAP_SYS_RESOURCE; -1 without it.
+int jext4_set_io_flusher(void);
+#endif

@@ -1,0 +1,23 @@
+#define _GNU_SOURCE
+#include "CLinux.h"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+const int jext4_o_direct = O_DIRECT;
+
+ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through) {
+    return pwritev2(fd, vectors, count, offset, through ? RWF_DSYNC : 0);
+}
+
+int jext4_punch(int fd, off_t offset, off_t count) {
+    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
+}
+
+void jext4_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
+
+int jext4_set_io_flusher(void) { return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }

@@ -1,0 +1,1 @@
+internal import Ext4Format

@@ -1,0 +1,34 @@
+internal import CChecksum
+
+/// CRC-32C as ext4 and jbd2 use it: started from a seed, stored without the final inversion.
+package struct CRC32C: Sendable {
+    package private(set) var value: UInt32
+    package init(seed: UInt32 = .max) { value = seed }
+
+    package mutating func update(_ bytes: RawSpan) {
+        value = unsafe bytes.withUnsafeBytes { unsafe jext4_crc32c(value, $0.baseAddress, $0.count) }
+    }
+    package mutating func update(_ bytes: [UInt8]) { update(unsafe bytes.span.bytes) }
+    package mutating func update(littleEndian number: some FixedWidthInteger & BitwiseCopyable) {
+        value = unsafe withUnsafeBytes(of: number.littleEndian) { unsafe jext4_crc32c(value, $0.baseAddress, $0.count) }
+    }
+    package mutating func update(bigEndian number: some FixedWidthInteger & BitwiseCopyable) {
+        value = unsafe withUnsafeBytes(of: number.bigEndian) { unsafe jext4_crc32c(value, $0.baseAddress, $0.count) }
+    }
+
+    package static func of(_ bytes: RawSpan, seed: UInt32 = .max) -> UInt32 {
+        var crc = Self(seed: seed)
+        crc.update(bytes)
+        return crc.value
+    }
+}
+
+/// CRC-32, most significant bit first: jbd2's checksum v1 (`JBD2_CRC32_CHKSUM`).
+package func crc32BE(_ bytes: RawSpan, seed: UInt32 = .max) -> UInt32 {
+    unsafe bytes.withUnsafeBytes { unsafe jext4_crc32_be(seed, $0.baseAddress, $0.count) }
+}
+
+/// CRC-16: the group descriptor checksum of images with gdt_csum and without metadata_csum.
+package func crc16(_ bytes: RawSpan, seed: UInt16 = .max) -> UInt16 {
+    unsafe bytes.withUnsafeBytes { unsafe jext4_crc16(seed, $0.baseAddress, $0.count) }
+}

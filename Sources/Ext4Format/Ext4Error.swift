@@ -1,0 +1,29 @@
+/// Everything that can go wrong with a volume, at any layer. Our own mistakes trap instead.
+package enum Ext4Error: Error, Equatable, Sendable {
+    /// The device failed. `errno` is what the system said; offset and count are bytes on the device.
+    case io(errno: Int32, operation: String, offset: UInt64, count: Int)
+    /// The image contradicts itself or a checksum: EUCLEAN by name. `what` names the structure and `where` its place.
+    case corrupt(_ what: String, where: String)
+    /// The image has features that the policy does not allow this way; their names as in mke2fs -O.
+    case unsupported(features: [String], hint: String)
+    /// The journal has been aborted by an earlier failure; nothing can be written any more.
+    case aborted
+    /// A POSIX result of the operation itself (ENOENT, ENOSPC, ...): the volume is fine.
+    case posix(Int32)
+    /// The request makes no sense for this image or machine; the text is for the user.
+    case refused(String)
+}
+
+extension Ext4Error: CustomStringConvertible {
+    package var description: String {
+        switch self {
+        case .io(let errno, let operation, let offset, let count):
+            "\(operation) of \(count) bytes at byte \(offset) failed: errno \(errno)"
+        case .corrupt(let what, let place): "corrupt \(what) (\(place))"
+        case .unsupported(let features, let hint): "unsupported feature \(features.joined(separator: ", ")): \(hint)"
+        case .aborted: "the journal was aborted by an earlier error; the volume is read-only"
+        case .posix(let errno): "errno \(errno)"
+        case .refused(let text): text
+        }
+    }
+}

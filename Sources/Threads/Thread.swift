@@ -1,0 +1,32 @@
+internal import CLinux
+internal import Glibc
+
+/// A named pthread that runs one body and can be joined once.
+@safe package final class Thread: @unchecked Sendable {
+    private final class Body: Sendable {
+        let name: String
+        let run: @Sendable () -> Void
+        init(_ name: String, _ run: @escaping @Sendable () -> Void) {
+            self.name = name
+            self.run = run
+        }
+    }
+    private var handle = pthread_t()
+
+    /// `name` is shown by the system, 15 bytes at most.
+    package init(name: String, _ run: @escaping @Sendable () -> Void) {
+        let body = unsafe Unmanaged.passRetained(Body(name, run))
+        let result = unsafe pthread_create(&handle, nil, Self.entry, body.toOpaque())
+        precondition(result == 0, "pthread_create: errno \(result)")
+    }
+
+    package func join() { pthread_join(handle, nil) }
+
+    private static let entry: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { context in
+        guard let context = unsafe context else { return nil }
+        let body = unsafe Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
+        unsafe jext4_name_thread(body.name)
+        body.run()
+        return nil
+    }
+}

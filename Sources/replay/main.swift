@@ -1,0 +1,1 @@
+print("jext4-replay")
