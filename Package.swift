@@ -6,6 +6,9 @@ let strict: [SwiftSetting] = [.strictMemorySafety(), .treatAllWarnings(as: .erro
 /// `#expect` expands to code that strict memory safety rejects.
 let tests: [SwiftSetting] = [.treatAllWarnings(as: .error)]
 
+/// The same for the few lines of C.
+let strictC: [CSetting] = [.treatAllWarnings(as: .error)]
+
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
 
@@ -20,13 +23,14 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     ],
     targets: [
-        .target(name: "CChecksum"),
+        .target(name: "CChecksum", cSettings: strictC),
         .target(name: "Ext4Format", dependencies: ["CChecksum"], swiftSettings: strict),
-        .target(name: "CLinux"),
+        .target(name: "CLinux", cSettings: strictC),
         .target(name: "Threads", dependencies: ["CLinux"], swiftSettings: strict),
         .target(name: "BlockIO", dependencies: ["CLinux", "Ext4Format", "Threads"], swiftSettings: strict),
         .target(name: "Journal", dependencies: ["Ext4Format", "BlockIO", "Threads"], swiftSettings: strict),
-        .target(name: "Allocator", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal"], swiftSettings: strict),
+        .target(
+            name: "Allocator", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal"], swiftSettings: strict),
         .target(
             name: "FileSystem", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal", "Allocator"],
             swiftSettings: strict),
@@ -37,7 +41,7 @@ let package = Package(
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
             name: "replay", dependencies: ["FileSystem", "CrashLab", "CExt2fs", arguments], swiftSettings: strict),
-        .target(name: "CFuseShims", dependencies: ["CFuse3"]),
+        .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "CExt2fs", pkgConfig: "ext2fs", providers: [.apt(["libext2fs-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
