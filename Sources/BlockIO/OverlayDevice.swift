@@ -58,6 +58,9 @@ package final class OverlayDevice: BlockDevice {
             guard !state.chunks.isEmpty else { return }
             Self.forEachPiece(of: range) { index, piece, at in
                 guard let chunk = state.chunks[index] else { return }
+                if chunk.written == .max {
+                    return bytes.copy(unsafe chunk.bytes.span.bytes.extracting(piece), at: at)
+                }
                 for unit in stride(from: piece.lowerBound, to: piece.upperBound, by: Self.unitByteCount)
                 where chunk.written & Self.mask(unit) != 0 {
                     let source = unsafe chunk.bytes.span.bytes.extracting(unit..<unit + Self.unitByteCount)

@@ -62,6 +62,10 @@ package final class RecordingDevice: BlockDevice {
     }
 
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
+        let sector = UInt64(sectorByteCount)
+        guard count <= byteCount, offset <= byteCount - count, offset % sector == 0, count % sector == 0 else {
+            throw .io(errno: 22, operation: "discard", offset: offset, count: Int(truncatingIfNeeded: count))
+        }
         try report(.discard(offset: offset, count: count)) { () throws(Ext4Error) in
             try base.discard(at: offset, count: count)
         }

@@ -1,18 +1,7 @@
 import BlockIO
+import CrashLab
 import Ext4Format
 import Testing
-
-/// A small generator, so that a seed decides a test.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
-    }
-}
 
 func contents(_ device: any BlockDevice) throws -> [UInt8] {
     let buffer = AlignedBuffer(byteCount: Int(device.byteCount))
@@ -27,7 +16,7 @@ func put(_ bytes: [UInt8], on device: any BlockDevice, at offset: UInt64, _ mode
 @Suite struct OverlayDeviceTests {
     /// Crash states and read-only replays rest on this: the overlay reads as a disk would, and the base stays.
     @Test(arguments: [UInt64](1...6)) func anOverlayReadsWhatWasWrittenAndLeavesTheBase(seed: UInt64) throws {
-        var random = SeededGenerator(state: seed)
+        var random = SeededRandom(seed: seed)
         let original = (0..<40 * 512).map { _ in UInt8.random(in: 1...255, using: &random) }
         let base = MemoryDevice(original)
         var overlay = OverlayDevice(over: base)
