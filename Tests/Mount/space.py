@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Volumes that fill up: space.py SCRATCH"""
+import contextlib
+import errno
+import os
+
+import treedigest
+from harness import check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted
+
+BLOCK = 4096
+
+
+@contextlib.contextmanager
+def volume(scratch, size, *options):
+    """A mounted image, checked from all sides afterwards."""
+    image, directory = os.path.join(scratch, "image"), os.path.join(scratch, "mnt")
+    make_image(image, size, *options)
+    with mounted(image, directory):
+        yield directory
+        seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, os.path.join(scratch, "kernel"))
+
+
+def fill(path, value):
+    """Writes until there is no more room; answers the bytes that fsync said are there."""
+    descriptor, good = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), 0
+    try:
+        while True:
+            os.write(descriptor, bytes([value]) * 65_536)
+            os.fsync(descriptor)
+            good += 65_536
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    finally:
+        os.close(descriptor)
+    return good
+
+
+@check("a full volume says ENOSPC, keeps what it took, and gives all room back", need=missing_root)
+def full(scratch):
+    with volume(scratch, "48M", "-b", str(BLOCK), "-m", "0") as directory:
+        first = fill(f"{directory}/a", 1)
+        assert first > 20 << 20, f"only {first} bytes fit"
+        with open(f"{directory}/a", "rb") as file:
+            assert file.read(first) == bytes([1]) * first
+        assert os.statvfs(directory).f_bavail * BLOCK < 256 << 10, "ENOSPC with room left"
+        os.unlink(f"{directory}/a")
+        os.sync()
+        second = fill(f"{directory}/b", 2)
+        assert abs(second - first) <= 256 << 10, f"{first} bytes fitted, after removal {second}"
+
+
+@check("many small files fill a volume to the last block without harm", need=missing_root)
+def small_files(scratch):
+    with volume(scratch, "24M", "-b", "1024", "-m", "0", "-N", "20000") as directory:
+        count = 0
+        with contextlib.suppress(OSError):
+            while True:
+                with open(f"{directory}/{count}", "wb") as file:
+                    file.write(b"small" * 500)
+                    file.flush()
+                    os.fsync(file.fileno())
+                count += 1
+        assert count > 2_000, f"only {count} files of 2.5 kB on 24 MiB"
+        for number in range(count):
+            assert os.stat(f"{directory}/{number}").st_size == 2_500, number
+        for number in range(0, count, 2):
+            os.unlink(f"{directory}/{number}")
+        os.sync()
+        with open(f"{directory}/after", "wb") as file:
+            file.write(b"after" * 1_000)
+
+
+@check("a volume without a free inode says ENOSPC and goes on", need=missing_root)
+def inodes(scratch):
+    with volume(scratch, "64M", "-N", "64") as directory:
+        made = []
+        try:
+            while True:
+                path = f"{directory}/d{len(made)}"
+                os.mkdir(path)
+                made.append(path)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+        assert len(made) == os.statvfs(directory).f_files - 11 and os.statvfs(directory).f_ffree == 0, len(made)
+        os.rmdir(made[0])
+        os.mkdir(f"{directory}/again")
+
+
+@check("fallocate of more than there is fails whole", need=missing_root)
+def too_much(scratch):
+    with volume(scratch, "64M") as directory:
+        before = os.statvfs(directory).f_bfree
+        descriptor = os.open(f"{directory}/file", os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, 1 << 30)
+            raise AssertionError("1 GiB on 64 MiB")
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+        os.ftruncate(descriptor, 0)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        os.unlink(f"{directory}/file")
+        os.sync()
+        assert os.statvfs(directory).f_bfree >= before - 8
+
+
+@check("buffered writes that were taken are there even when the volume runs full meanwhile", need=missing_root)
+def late(scratch):
+    with volume(scratch, "48M", "-m", "0") as directory:
+        taken = {}
+        for number in range(400):
+            try:
+                with open(f"{directory}/{number}", "wb", buffering=0) as file:
+                    count = file.write(bytes([number % 251 + 1]) * 200_000)
+                    os.fsync(file.fileno())
+                taken[number] = count
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+                break
+        assert len(taken) > 150, f"only {len(taken)} files of 200 kB on 48 MiB"
+        for number, count in taken.items():
+            with open(f"{directory}/{number}", "rb") as file:
+                assert file.read() == bytes([number % 251 + 1]) * count, number
+
+
+if __name__ == "__main__":
+    main("SCRATCH")
