@@ -1,0 +1,203 @@
+package import Ext4Format
+internal import Synchronization
+
+// How a transaction becomes durable. Whoever needs it leads the commit, one at a time; the others wait for the leader.
+
+extension Journal {
+    /// Returns when the transaction is durable; starts its commit if it is running. If it is already durable, one
+    /// device flush (shared by all who ask together), so that data written in place is durable too.
+    package func makeDurable(_ transaction: TransactionID) throws(Ext4Error) {
+        let (pending, needsFlush): (Transaction?, Bool) = try state.withLock { state throws(Ext4Error) in
+            try state.checkUsable()
+            if state.running.transaction.id == transaction { return (state.running.transaction, false) }
+            guard let committing = state.committing, committing.transaction.id == transaction else {
+                return (nil, true)
+            }
+            // Its flush may have begun before the caller's data was written.
+            return (committing.transaction, state.isFlushing)
+        }
+        if let pending {
+            try commit(pending)
+            if pending.outcome != Transaction.Outcome.pending && !needsFlush { return }
+        }
+        try flushOrAbort()
+    }
+
+    /// Commits what is running and waits, also for its actions; then a device flush, so data written in place is
+    /// durable too.
+    package func sync() throws(Ext4Error) {
+        try commitNow()
+        try flushOrAbort()
+    }
+
+    /// Commits the running transaction, if it has changed anything, and waits until its actions have run.
+    package func commitNow() throws(Ext4Error) {
+        let transaction = try state.withLock { state throws(Ext4Error) in
+            try state.checkUsable()
+            return state.running.transaction
+        }
+        try commit(transaction)
+        try commitGate.wait { isBusy throws(Ext4Error) in
+            switch transaction.outcome {
+            case Transaction.Outcome.settled: ()
+            case Transaction.Outcome.failed: throw .aborted
+            // Still pending with nobody at work: it was empty.
+            case Transaction.Outcome.pending: isBusy ? nil : ()
+            default: nil
+            }
+        }
+    }
+
+    func flushOrAbort() throws(Ext4Error) {
+        do throws(Ext4Error) {
+            try flusher.flush()
+        } catch {
+            abort(error)
+            throw error
+        }
+    }
+
+    /// Returns when `transaction` is durable, or was found empty. This thread does the work if no other is at it.
+    func commit(_ transaction: Transaction) throws(Ext4Error) {
+        let isLeader = try commitGate.wait { isBusy throws(Ext4Error) in
+            switch transaction.outcome {
+            case Transaction.Outcome.durable, Transaction.Outcome.settled: return false
+            case Transaction.Outcome.failed: throw .aborted
+            default: break
+            }
+            if isBusy { return nil }
+            isBusy = true
+            return true
+        }
+        guard isLeader else { return }
+        defer {
+            commitGate.withLock { $0 = false }
+            commitGate.notifyAll()
+        }
+        do throws(Ext4Error) {
+            try commitRunning()
+        } catch {
+            abort(error)
+            throw error
+        }
+    }
+
+    private func commitRunning() throws(Ext4Error) {
+        guard let transaction = try lockRunning() else { return }
+        try runHook(transaction)
+        let (start, mustMark, time) = try switchRunning(transaction)
+        // Before the log's first block is overwritten, the super block must say where it begins.
+        if mustMark { try superBlock.setTail(start: start, sequence: transaction.id) }
+        let body = try writer.writeBody(of: transaction, at: start)
+        state.withLock { $0.isFlushing = true }
+        if log.device !== device { try log.device.flush() }
+        try flusher.flush()
+        try state.withLock { state throws(Ext4Error) in try state.checkUsable() }
+        try writer.writeCommit(of: transaction, after: body, at: time)
+        settle(transaction)
+        publish(transaction, body, start: start)
+        for action in takeActions(of: transaction) { action() }
+        transaction.become(Transaction.Outcome.settled)
+    }
+
+    /// Locks the running transaction and waits for its handles. Nil, and unlocked again, when it has nothing to log.
+    private func lockRunning() throws(Ext4Error) -> Transaction? {
+        let transaction = try state.wait { state throws(Ext4Error) in
+            try state.checkUsable()
+            state.running.isLocked = true
+            return state.running.handleCount == 0 ? state.running.transaction : nil
+        }
+        guard transaction.contents.withLock({ $0.isEmpty }) else { return transaction }
+        let actions = takeActions(of: transaction)
+        state.withLock { state in
+            state.running.isLocked = false
+            // No handle is open and nothing was joined, but a credit may have been spent on a failed join.
+            state.running.reserved = 0
+        }
+        state.notifyAll()
+        for action in actions { action() }
+        return nil
+    }
+
+    private func takeActions(of transaction: Transaction) -> [@Sendable () -> Void] {
+        transaction.contents.withLock { contents in
+            defer { contents.actions = [] }
+            return contents.actions
+        }
+    }
+
+    private func runHook(_ transaction: Transaction) throws(Ext4Error) {
+        guard let body = hook.withLock({ $0 }) else { return }
+        state.withLock { state in
+            state.running.handleCount += 1
+            state.running.reserved += options.hookCredits
+        }
+        let handle = Handle(journal: self, target: transaction, credits: options.hookCredits)
+        try body(handle)
+        handle.close()
+    }
+
+    /// The transaction is complete: it becomes the committing one, and a new one takes handles from here on.
+    private func switchRunning(
+        _ transaction: Transaction
+    ) throws(Ext4Error) -> (start: UInt32, mustMark: Bool, time: CommitTime) {
+        let now = clock()
+        let result = try state.withLock { state throws(Ext4Error) in
+            try state.checkUsable()
+            precondition(state.running.transaction === transaction && state.running.handleCount == 0)
+            state.committing = (transaction, budget.space(for: state.running.reserved))
+            state.isFlushing = false
+            let next = Transaction(id: transaction.id.next, serial: state.nextSerial)
+            state.nextSerial += 1
+            state.running = JournalState.Running(transaction: next)
+            let mustMark = state.isEmptyOnDisk
+            state.isEmptyOnDisk = false
+            // Recovery takes a commit that is older than the one before it for a leftover.
+            state.lastCommitTime = max(state.lastCommitTime, now)
+            return (start: state.head, mustMark: mustMark, time: state.lastCommitTime)
+        }
+        state.notifyAll()
+        return result
+    }
+
+    /// The transaction is durable: its blocks wait for their checkpoint, and those it freed are out of everybody's
+    /// hands. Nothing may write a freed block home once the actions have told the allocator, so a home write that is
+    /// under way is waited for.
+    private func settle(_ transaction: Transaction) {
+        var forgotten: [CachedBlock] = []
+        var mustWait = false
+        for block in transaction.contents.withLock({ $0.blocks }) {
+            block.membership.withLock { member in
+                let isForgotten =
+                    member.newest == transaction.serial
+                    ? member.isForgotten : member.older == transaction.serial && member.isOlderForgotten
+                if isForgotten {
+                    forgotten.append(block)
+                    if member.isWritingHome { mustWait = true }
+                }
+                member.settle(transaction.serial)
+            }
+        }
+        if mustWait { checkpointer.waitForWrites() }
+        for block in forgotten { cache.forget(block) }
+    }
+
+    private func publish(_ transaction: Transaction, _ body: CommitWriter.Body, start: UInt32) {
+        let length = body.logBlockCount + 1
+        let isHalfFull = state.withLock { state in
+            precondition(Int(length) <= state.committing?.space ?? 0, "a transaction took more of the log than promised")
+            state.committing = nil
+            state.committed.append(JournalState.Committed(transaction: transaction, start: start))
+            state.head = geometry.advance(start, by: length)
+            state.used += Int(length)
+            state.counters.commits += 1
+            state.counters.loggedBlocks += body.blockCount
+            state.counters.revokes += body.revokeCount
+            return state.used > budget.logBlockCount / 2
+        }
+        transaction.become(Transaction.Outcome.durable)
+        state.notifyAll()
+        commitGate.notifyAll()
+        if isHalfFull && !options.isManual { checkpointThread.wake() }
+    }
+}

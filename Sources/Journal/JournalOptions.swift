@@ -1,0 +1,25 @@
+package import Ext4Format
+
+/// How a journal behaves; what FileSystem decides at mount.
+package struct JournalOptions: Sendable {
+    /// Seconds between commits that nobody asked for.
+    package var commitSeconds = 5
+    /// A transaction may fill one part in this many of the log.
+    package var transactionShare = 4
+    /// No threads: commits and checkpoints happen in the calls that need them, so that a test's seed decides all.
+    package var isManual = false
+    /// Credits of the handle that the `beforeCommit` hook gets.
+    package var hookCredits = 4
+    /// Whether home block numbers may need more than 32 bits (the 64bit feature).
+    package var isWide = false
+    /// Whether to write checksums v3 when the journal has none of its own kind yet (metadata_csum).
+    package var wantsChecksums = false
+
+    package init() {}
+}
+
+/// Gives the time for commit blocks.
+package typealias CommitClock = @Sendable () -> CommitTime
+
+/// Called with a handle of a locked transaction that has changed something, when no other handle is open.
+package typealias BeforeCommit = @Sendable (borrowing Handle) throws(Ext4Error) -> Void

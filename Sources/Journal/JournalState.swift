@@ -1,0 +1,91 @@
+internal import Ext4Format
+
+/// What the journal's one monitor guards: which transactions there are and how much of the log they need.
+///
+/// The log is a ring: `tail` ... `head` holds committed transactions that are not all home; `head` onwards is free.
+/// Space is promised before it is used: a handle opens only when what it may log fits behind what the transactions
+/// before it may log, so a commit never has to wait for space.
+struct JournalState {
+    struct Running {
+        let transaction: Transaction
+        var handleCount = 0
+        /// Blocks joined, and credits of open handles that may become such.
+        var reserved = 0
+        /// Being committed: no new handles.
+        var isLocked = false
+    }
+    struct Committed {
+        let transaction: Transaction
+        /// The log block where it begins.
+        let start: UInt32
+    }
+
+    var running: Running
+    var nextSerial: UInt64
+    /// The transaction whose commit is under way, and the log blocks that it may take.
+    var committing: (transaction: Transaction, space: Int)?
+    /// The commit under way has asked for its flush: what is written from now on may not be covered by it.
+    var isFlushing = false
+    /// Oldest first: committed, not known to be all home.
+    var committed: [Committed] = []
+    var head: UInt32
+    /// Log blocks from the durable tail to `head`.
+    var used = 0
+    /// On disk s_start is 0: it must become the head before anything is written to the log.
+    var isEmptyOnDisk = true
+    /// A handle waits for log space.
+    var isSpaceWanted = false
+    var lastCommitTime = CommitTime(seconds: 0, nanoseconds: 0)
+    var abortCause: Ext4Error?
+    var isClosed = false
+
+    var counters = JournalCounters()
+
+    init(first: TransactionID, head: UInt32) {
+        running = Running(transaction: Transaction(id: first, serial: 1))
+        nextSerial = 2
+        self.head = head
+    }
+
+    func checkUsable() throws(Ext4Error) {
+        if abortCause != nil || isClosed { throw .aborted }
+    }
+}
+
+/// What happened so far, for status and tests.
+package struct JournalCounters: Sendable, Equatable {
+    package var commits = 0
+    package var loggedBlocks = 0
+    package var revokes = 0
+    package var checkpoints = 0
+    package var homeBlocks = 0
+    package var sharedFlushes = 0
+}
+
+/// How many log blocks transactions need, from the format and the length of the log.
+struct LogBudget {
+    /// Blocks in one write of the log, and so the most that one descriptor describes, itself included.
+    let bufferBlockCount: Int
+    let tagsPerDescriptor: Int
+    /// Blocks of the ring.
+    let logBlockCount: Int
+    /// The most blocks that one transaction may join.
+    let maximumReserved: Int
+
+    private static let bufferByteCount = 1 << 20
+
+    init(_ format: JournalFormat, _ geometry: LogGeometry, _ options: JournalOptions) {
+        bufferBlockCount = max(16, Self.bufferByteCount / format.blockByteCount)
+        tagsPerDescriptor = format.tagsPerDescriptor
+        logBlockCount = Int(geometry.count)
+        // At least one block beside the hook's, whatever the log: a minimal log has 15 blocks.
+        maximumReserved = max(options.hookCredits + 1, logBlockCount / options.transactionShare)
+    }
+
+    /// The most log blocks that a transaction of `count` blocks and revokes can take: they, their descriptors (one for
+    /// each full set of tags and one for each buffer, which holds descriptors and revokes too, hence the quarter), a
+    /// partly filled revoke block and the commit block.
+    func space(for count: Int) -> Int {
+        count + count / tagsPerDescriptor + count / (bufferBlockCount * 3 / 4) + 6
+    }
+}

@@ -1,0 +1,95 @@
+package import BlockIO
+package import Ext4Format
+
+/// Where the blocks of the log lie on a device. All reads and writes of the log go through here, in the largest runs
+/// that the layout allows. Positions are log blocks, from 0, the journal super block.
+package final class LogArea: Sendable {
+    package let device: any BlockDevice
+    package let blockByteCount: Int
+    /// Blocks of the whole area.
+    package let blockCount: UInt32
+    private let runs: [Run]
+
+    private struct Run: Sendable {
+        let log: UInt32
+        let start: UInt64
+        let count: UInt32
+    }
+
+    /// `runs` are the extents of the journal inode in file order (or one run of a journal device). A run outside the
+    /// device, an overlap or a length past 2^32 blocks is `.corrupt`.
+    package init(
+        device: any BlockDevice, blockByteCount: Int, runs: [(start: FSBlock, count: UInt32)]
+    ) throws(Ext4Error) {
+        precondition(blockByteCount % device.sectorByteCount == 0)
+        let deviceBlocks = device.byteCount / UInt64(blockByteCount)
+        var mapped: [Run] = []
+        var total: UInt32 = 0
+        for run in runs where run.count > 0 {
+            let (end, overflow) = run.start.rawValue.addingReportingOverflow(UInt64(run.count))
+            let (sum, tooLong) = total.addingReportingOverflow(run.count)
+            guard !overflow, !tooLong, end <= deviceBlocks else {
+                throw .corrupt("journal mapping", where: "\(run.count) blocks at block \(run.start.rawValue)")
+            }
+            mapped.append(Run(log: total, start: run.start.rawValue, count: run.count))
+            total = sum
+        }
+        let sorted = mapped.sorted { $0.start < $1.start }
+        for (a, b) in zip(sorted, sorted.dropFirst()) where a.start + UInt64(a.count) > b.start {
+            throw .corrupt("journal mapping", where: "block \(b.start) mapped twice")
+        }
+        guard total > 0 else { throw .corrupt("journal mapping", where: "no blocks") }
+        self.device = device
+        self.blockByteCount = blockByteCount
+        blockCount = total
+        self.runs = mapped
+    }
+
+    /// Whether a block of the log's own device belongs to the log.
+    package func contains(_ block: FSBlock) -> Bool {
+        runs.contains { block.rawValue >= $0.start && block.rawValue - $0.start < UInt64($0.count) }
+    }
+
+    /// Reads `count` blocks from `first` into the start of `buffer`. The range lies within the area.
+    package func read(_ first: UInt32, count: Int, into buffer: AlignedBuffer) throws(Ext4Error) {
+        try buffer.withMutableBytes { bytes throws(Ext4Error) in
+            try forEachRun(first, count) { offset, range throws(Ext4Error) in
+                var part = bytes._mutatingExtracting(range)
+                try device.read(into: &part, at: offset)
+            }
+        }
+    }
+
+    /// Writes whole blocks from `first` on. The range lies within the area.
+    package func write(_ bytes: RawSpan, at first: UInt32, mode: WriteMode) throws(Ext4Error) {
+        try forEachRun(first, bytes.byteCount / blockByteCount) { offset, range throws(Ext4Error) in
+            try device.write(bytes.extracting(range), at: offset, mode: mode)
+        }
+    }
+
+    /// Hands out (byte offset on the device, range of the caller's bytes) for each run that the range touches.
+    private func forEachRun(
+        _ first: UInt32, _ count: Int, _ body: (UInt64, Range<Int>) throws(Ext4Error) -> Void
+    ) throws(Ext4Error) {
+        precondition(count >= 0 && UInt64(first) + UInt64(count) <= UInt64(blockCount))
+        var done = 0
+        while done < count {
+            let position = first + UInt32(done)
+            let run = runs[indexOfRun(with: position)]
+            let within = position - run.log
+            let part = min(count - done, Int(run.count - within))
+            let offset = (run.start + UInt64(within)) * UInt64(blockByteCount)
+            try body(offset, done * blockByteCount..<(done + part) * blockByteCount)
+            done += part
+        }
+    }
+
+    private func indexOfRun(with position: UInt32) -> Int {
+        var low = 0, high = runs.count - 1
+        while low < high {
+            let middle = (low + high + 1) / 2
+            if runs[middle].log <= position { low = middle } else { high = middle - 1 }
+        }
+        return low
+    }
+}

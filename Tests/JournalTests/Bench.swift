@@ -1,0 +1,100 @@
+import BlockIO
+import Ext4Format
+import Journal
+
+/// A small volume with a log, in memory, and a journal over it in manual mode.
+///
+/// Blocks 0 ..< `home` hold "metadata", the log follows. There is no file system: the journal does not know one.
+struct Bench {
+    static let blockByteCount = 1024
+    let device: any BlockDevice
+    let cache: MetadataCache
+    let log: LogArea
+    let journal: Journal
+
+    struct Shape {
+        var homeBlocks: UInt32 = 512
+        var logBlocks: UInt32 = 64
+        var sequence: UInt32 = 1
+        var incompatible: JournalIncompatibleFeatures = [.checksumV3]
+        var compatible: JournalCompatibleFeatures = []
+        var isManual = true
+        var cacheBytes = 1 << 20
+        /// The log in two runs, the later half first on the device.
+        var isSplit = false
+
+        var runs: [(start: FSBlock, count: UInt32)] {
+            guard isSplit else { return [(FSBlock(UInt64(homeBlocks)), logBlocks)] }
+            let first = logBlocks / 3
+            return [
+                (FSBlock(UInt64(homeBlocks + logBlocks - first)), first),
+                (FSBlock(UInt64(homeBlocks)), logBlocks - first),
+            ]
+        }
+        var byteCount: Int { Int(homeBlocks + logBlocks) * Bench.blockByteCount }
+    }
+
+    /// A zeroed disk with an empty journal.
+    static func format(_ shape: Shape) throws -> [UInt8] {
+        let device = MemoryDevice(byteCount: shape.byteCount)
+        let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
+        var block = [UInt8](repeating: 0, count: blockByteCount)
+        func put(_ value: UInt32, at offset: Int) {
+            for index in 0..<4 { block[offset + index] = UInt8(truncatingIfNeeded: value >> UInt32(24 - 8 * index)) }
+        }
+        put(0xC03B_3998, at: 0)
+        put(4, at: 4)
+        put(UInt32(blockByteCount), at: 0xC)
+        put(shape.logBlocks, at: 0x10)
+        put(1, at: 0x14)
+        put(shape.sequence, at: 0x18)
+        put(shape.compatible.rawValue, at: 0x24)
+        put(shape.incompatible.rawValue, at: 0x28)
+        for index in 0..<16 { block[0x30 + index] = UInt8(index + 1) }
+        put(1, at: 0x40)
+        if !shape.incompatible.isDisjoint(with: [.checksumV2, .checksumV3]) {
+            block[0x50] = 4
+            put(CRC32C.of(block.span.bytes), at: 0xFC)
+        }
+        try log.write(block.span.bytes, at: 0, mode: .cached)
+        return device.bytes
+    }
+
+    init(
+        _ shape: Shape = Shape(), on device: (any BlockDevice)? = nil, hook: BeforeCommit? = nil,
+        adjust: (inout JournalOptions) -> Void = { _ in }
+    ) throws {
+        let device = try device ?? MemoryDevice(Self.format(shape))
+        self.device = device
+        log = try LogArea(device: device, blockByteCount: Self.blockByteCount, runs: shape.runs)
+        cache = MetadataCache(
+            device: device, blockByteCount: Self.blockByteCount, blockCount: UInt64(shape.homeBlocks),
+            capacityBytes: shape.cacheBytes)
+        var options = JournalOptions()
+        options.isManual = shape.isManual
+        options.hookCredits = 1
+        adjust(&options)
+        let buffer = AlignedBuffer(byteCount: Self.blockByteCount)
+        try log.read(0, count: 1, into: buffer)
+        let superBlock = try buffer.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
+        journal = try Journal(
+            device: device, log: log, cache: cache, superBlock: superBlock, options: options,
+            clock: { CommitTime(seconds: 1_700_000_000, nanoseconds: 5) }, beforeCommit: hook)
+    }
+
+    /// Fills one block with `byte` in a handle of its own.
+    func fill(_ number: UInt64, _ byte: UInt8) throws(Ext4Error) {
+        let block = try cache.block(FSBlock(number))
+        try journal.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try handle.modify(block) { $0.fill(0..<$0.byteCount, with: byte) }
+        }
+    }
+
+    /// The byte that fills a block on a disk; nil when the block is not uniform.
+    static func uniform(_ number: UInt64, _ disk: [UInt8]) -> UInt8? {
+        let start = Int(number) * blockByteCount
+        let part = disk[start..<start + blockByteCount]
+        guard let first = part.first, part.allSatisfy({ $0 == first }) else { return nil }
+        return first
+    }
+}
