@@ -113,7 +113,9 @@ package struct ExtendedAttribute: Equatable, Sendable {
         for byte in name.suffix { hash = mix(hash, 5, UInt32(byte)) }
         for start in stride(from: 0, to: value.count, by: 4) {
             var word: UInt32 = 0
-            for index in start..<min(start + 4, value.count) { word |= UInt32(value[index]) << UInt32(8 * (index - start)) }
+            for index in start..<min(start + 4, value.count) {
+                word |= UInt32(value[index]) << UInt32(8 * (index - start))
+            }
             hash = mix(hash, 16, word)
         }
         return hash

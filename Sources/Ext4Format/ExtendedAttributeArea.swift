@@ -8,7 +8,8 @@ package enum ExtendedAttributeArea {
     /// for the header and the terminator.
     package static func range(slotByteCount: Int, extraSize: UInt16) -> Range<Int>? {
         let start = 128 + Int(extraSize)
-        guard extraSize > 0, start + headerByteCount + ExtendedAttributeTable.terminatorByteCount <= slotByteCount else {
+        guard extraSize > 0, start + headerByteCount + ExtendedAttributeTable.terminatorByteCount <= slotByteCount
+        else {
             return nil
         }
         return start..<slotByteCount

@@ -81,7 +81,8 @@ package enum ExtendedAttributeTable {
     /// Writes entries from `start` and values down from the end into an area that is all zeros there. They fit: the
     /// caller has compared `byteCount`. Answers the hashes of the entries, which are stored only with `withHashes`.
     @discardableResult static func encode(
-        _ attributes: [ExtendedAttribute], into bytes: inout MutableRawSpan, from start: Int, base: Int, withHashes: Bool
+        _ attributes: [ExtendedAttribute], into bytes: inout MutableRawSpan, from start: Int, base: Int,
+        withHashes: Bool
     ) -> [UInt32] {
         precondition(start + byteCount(of: attributes) <= bytes.byteCount)
         var entry = start, valueStart = bytes.byteCount

@@ -7,7 +7,8 @@ private func list(_ entries: (AccessControlList.Tag, UInt16, UInt32)...) throws 
 
 @Suite struct AccessControlListTests {
     private let value: [UInt8] = [
-        1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 6, 0, 77, 0, 0, 0, 4, 0, 5, 0, 8, 0, 4, 0, 1, 2, 0, 0, 0x10, 0, 6, 0, 0x20, 0, 0, 0,
+        1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 6, 0, 77, 0, 0, 0, 4, 0, 5, 0, 8, 0, 4, 0, 1, 2, 0, 0, 0x10, 0, 6, 0, 0x20, 0, 0,
+        0,
     ]
 
     /// Two systems must read the same rights from one disk.

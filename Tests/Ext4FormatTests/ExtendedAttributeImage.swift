@@ -11,8 +11,9 @@ final class ExtendedAttributeImage {
     static let hasTools = isCI || ["mke2fs", "debugfs", "e2fsck"].allSatisfy { find($0) != nil }
     /// Root, loop devices, setfattr and setfacl.
     static let hasKernelMounts =
-        isCI || hasTools && geteuid() == 0 && FileManager.default.fileExists(atPath: "/dev/loop-control")
-        && find("setfattr") != nil && find("setfacl") != nil
+        isCI
+        || hasTools && geteuid() == 0 && FileManager.default.fileExists(atPath: "/dev/loop-control")
+            && find("setfattr") != nil && find("setfacl") != nil
     private static let isCI = ProcessInfo.processInfo.environment["CI"] == "true"
 
     init(_ options: [String] = ["-b", "1024", "-I", "256"]) throws {
@@ -53,7 +54,11 @@ final class ExtendedAttributeImage {
         try FileManager.default.createDirectory(atPath: point, withIntermediateDirectories: false)
         defer { _ = rmdir(point) }
         return try Self.run(
-            "sh", ["-ec", "mount -o loop,acl,user_xattr \(path) \(point); trap 'umount \(point)' EXIT; M=\(point)\n" + script])
+            "sh",
+            [
+                "-ec",
+                "mount -o loop,acl,user_xattr \(path) \(point); trap 'umount \(point)' EXIT; M=\(point)\n" + script,
+            ])
     }
 
     func inode(of file: String) throws -> InodeNumber {

@@ -7,7 +7,9 @@ private func attribute(_ name: String, _ value: [UInt8]) throws -> ExtendedAttri
 
 @Suite struct ExtendedAttributeTests {
     /// What debugfs writes into an inode and into a block is what other systems will hand us.
-    @Test(.enabled(if: ExtendedAttributeImage.hasTools, "needs e2fsprogs"), arguments: ["metadata_csum", "^metadata_csum"])
+    @Test(
+        .enabled(if: ExtendedAttributeImage.hasTools, "needs e2fsprogs"),
+        arguments: ["metadata_csum", "^metadata_csum"])
     func attributesThatDebugfsWroteAreRead(feature: String) throws {
         let image = try ExtendedAttributeImage(["-b", "1024", "-I", "256", "-O", feature])
         _ = try image.debugfs("mkdir d")
@@ -83,7 +85,9 @@ private func attribute(_ name: String, _ value: [UInt8]) throws -> ExtendedAttri
         let record = try InodeRecord(decoding: slot.span.bytes)
         let range = try #require(ExtendedAttributeArea.range(slotByteCount: 256, extraSize: record.extraSize))
         #expect(range.count == 96)
-        let attributes = try [attribute("user.fill", [UInt8](repeating: 9, count: 44)), attribute("user.e", [3, 3, 3, 3])]
+        let attributes = try [
+            attribute("user.fill", [UInt8](repeating: 9, count: 44)), attribute("user.e", [3, 3, 3, 3]),
+        ]
         #expect(ExtendedAttributeArea.fits(attributes, range.count))
         #expect(!ExtendedAttributeArea.fits(attributes, range.count - 1))
         slot.replaceSubrange(range, with: ExtendedAttributeArea.encode(attributes, byteCount: range.count))
@@ -138,13 +142,39 @@ private func attribute(_ name: String, _ value: [UInt8]) throws -> ExtendedAttri
     @Test func damagedBlocksAreCorruptByName() throws {
         let damages: [(String, (inout [UInt8]) -> Void)] = [
             ("magic", { $0[0] = 1 }), ("blocks", { $0[8] = 2 }),
-            ("no references", { $0[4] = 0 }), ("1025 references", { $0[4] = 1; $0[5] = 4 }),
-            ("name past the end", { $0.fillWithEntries(); $0[1008] = 200 }),
+            ("no references", { $0[4] = 0 }),
+            (
+                "1025 references",
+                {
+                    $0[4] = 1; $0[5] = 4
+                }
+            ),
+            (
+                "name past the end",
+                {
+                    $0.fillWithEntries(); $0[1008] = 200
+                }
+            ),
             ("NUL in the name", { $0[48] = 0 }),
-            ("value past the end", { $0[34] = 0xFD; $0[35] = 3 }),
+            (
+                "value past the end",
+                {
+                    $0[34] = 0xFD; $0[35] = 3
+                }
+            ),
             ("value of 4 GiB", { for index in 40..<44 { $0[index] = 255 } }),
-            ("value in the entries", { $0[34] = 40; $0[35] = 0 }),
-            ("values overlap", { $0[34] = $0[54]; $0[35] = $0[55] }),
+            (
+                "value in the entries",
+                {
+                    $0[34] = 40; $0[35] = 0
+                }
+            ),
+            (
+                "values overlap",
+                {
+                    $0[34] = $0[54]; $0[35] = $0[55]
+                }
+            ),
             ("no end", { $0.fillWithEntries() }),
         ]
         for (what, damage) in damages {
