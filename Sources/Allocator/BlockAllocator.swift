@@ -1,0 +1,297 @@
+package import Ext4Format
+internal import Glibc
+package import Journal
+internal import Threads
+
+/// Which blocks are free, and who gets which.
+///
+/// Two views. The in-core one decides: a buddy index per group, loaded on demand, from which staged blocks and pending
+/// frees are missing. The durable one is the bitmaps, changed only through a handle: `publish` sets bits of staged
+/// blocks, `free` clears bits, and the in-core map gets the blocks when the transaction is durable.
+///
+/// Safe from many threads. Takes group locks and, below these, its own leaf locks; no I/O under any but a group's.
+package final class BlockAllocator: Sendable {
+    let layout: VolumeLayout
+    let cache: MetadataCache
+    let groups: GroupTable
+    private let zone: SystemZone
+    let counts: Monitor<BlockCounts>
+    private let commitToFree: @Sendable () throws(Ext4Error) -> Void
+    private let loadedLimit: Int
+
+    /// Memory for the indexes of loaded groups, and the most groups loaded whatever their size.
+    private static let loadedByteLimit = 16 << 20, loadedGroupLimit = 1024
+    /// A search asks for no free run longer than 2^10 blocks, and settles for less after as many groups or descriptor
+    /// blocks: a fragmented volume costs reads once, not on every call.
+    private static let largestWantedOrder = 10, attemptLimit = 16, discoverLimit = 8
+
+    /// `freeBlockCount` is the sum of the descriptors (`GroupTable.sum`) or the super block's count, as
+    /// `durableFreeBlockCount` goes on from it. `commitToFree` makes the running transaction durable; it is called by
+    /// `reserve` only, when frees that wait for a commit could help.
+    package init(
+        layout: VolumeLayout, cache: MetadataCache, groups: GroupTable, freeBlockCount: UInt64,
+        commitToFree: @escaping @Sendable () throws(Ext4Error) -> Void = { () throws(Ext4Error) in }
+    ) {
+        self.layout = layout
+        self.cache = cache
+        self.groups = groups
+        self.commitToFree = commitToFree
+        zone = SystemZone(groups: groups)
+        counts = Monitor(BlockCounts(durable: freeBlockCount))
+        let perStripe = Self.loadedByteLimit / GroupTable.stripeCount / (2 * layout.blockByteCount)
+        loadedLimit = min(max(perStripe, 2), Self.loadedGroupLimit / GroupTable.stripeCount)
+    }
+
+    // MARK: Counts
+
+    /// For statfs: free or soon to be free, and not staged. Promised blocks still count as free.
+    package var freeBlockCount: UInt64 {
+        counts.withLock { $0.durable - min($0.durable, $0.staged + $0.lost) }
+    }
+    /// Clear bits of all bitmaps as the running transaction has them: what goes into the super block.
+    package var durableFreeBlockCount: UInt64 { counts.withLock { $0.durable } }
+    /// Freed by transactions that are not durable yet.
+    package var pendingFreeCount: UInt64 { counts.withLock { $0.pending } }
+    /// Promised and not yet staged.
+    package var reservedBlockCount: UInt64 { counts.withLock { $0.reserved } }
+
+    /// Starts the durable count anew from the descriptors. Only while nothing is staged, freed or promised: at mount.
+    package func recount() throws(Ext4Error) {
+        let sum = try groups.sum()
+        counts.withLock {
+            precondition($0.staged == 0 && $0.pending == 0 && $0.reserved == 0)
+            $0.durable = sum.freeBlocks
+        }
+    }
+
+    // MARK: System blocks
+
+    /// Whether a block of the run belongs to the file system itself (copies of the super block and descriptors,
+    /// bitmaps, inode tables, what `protect` added), or lies outside of the volume. Takes group locks.
+    package func isSystemBlock(_ run: BlockRun) -> Bool { zone.contains(run) }
+
+    /// Counts a run, such as one of the journal's, as system blocks from now on.
+    package func protect(_ run: BlockRun) {
+        guard run.count > 0, let end = run.end else { return }
+        zone.protect(run.start.rawValue..<end.rawValue)
+    }
+
+    // MARK: Reservations
+
+    /// Promises blocks: ENOSPC is decided here and only here. `privileged` callers may use the reserved blocks. Waits
+    /// for a commit when frees are pending and could help, so no handle may be open.
+    package func reserve(_ count: UInt64, privileged: Bool) throws(Ext4Error) -> BlockReservation {
+        let keep = privileged ? 0 : layout.superBlock.reservedBlockCount
+        let before = counts.withLock { counts -> (isPromised: Bool, released: UInt64, pending: UInt64) in
+            (Self.promise(count, keep, &counts), counts.released, counts.pending)
+        }
+        if before.isPromised { return BlockReservation(count, of: self) }
+        guard before.pending > 0 else { throw .posix(ENOSPC) }
+        try commitToFree()
+        // The commit is durable, but the thread that did it may still be busy with giving the blocks back.
+        let isPromised = counts.wait(milliseconds: 2000) { counts -> Bool? in
+            if Self.promise(count, keep, &counts) { return true }
+            return counts.released &- before.released >= before.pending ? false : nil
+        }
+        guard isPromised == true else { throw .posix(ENOSPC) }
+        return BlockReservation(count, of: self)
+    }
+
+    private static func promise(_ count: UInt64, _ keep: UInt64, _ counts: inout BlockCounts) -> Bool {
+        let (needed, overflow) = count.addingReportingOverflow(keep)
+        guard !overflow, needed <= counts.available || count == 0 else { return false }
+        counts.reserved += count
+        return true
+    }
+
+    func giveBack(_ count: UInt64) {
+        if count > 0 { counts.withLock { $0.reserved -= count } }
+    }
+
+    // MARK: Staging
+
+    /// Takes up to `count` adjacent blocks near `goal` out of the in-core map and out of the reservation: at least
+    /// one, maybe fewer than asked, all in one group. Nothing on disk changes. ENOSPC only when the reservation is used
+    /// up. `.corrupt` when the volume has fewer free blocks than it says.
+    package func stage(
+        upTo count: UInt32, goal: FSBlock, from reservation: BlockReservation
+    ) throws(Ext4Error) -> BlockRun {
+        let claimed = reservation.claim(upTo: UInt64(count))
+        guard claimed > 0 else { throw .posix(ENOSPC) }
+        do throws(Ext4Error) {
+            let run = try findAndTake(UInt32(claimed), near: goal)
+            counts.withLock {
+                $0.staged += UInt64(run.count)
+                $0.reserved -= UInt64(run.count)
+            }
+            if claimed > UInt64(run.count) { reservation.putBack(claimed - UInt64(run.count)) }
+            return run
+        } catch {
+            reservation.putBack(claimed)
+            throw error
+        }
+    }
+
+    /// Staged blocks that were not published go back to the free ones (not to the reservation).
+    package func unstage(_ run: BlockRun) {
+        for part in Self.parts(of: run, layout) {
+            groups.withLoadedGroup(part.group) { state in
+                state.index.give(part.bits)
+                state.stagedCount -= part.bits.count
+                relist(part.group, state)
+            }
+            counts.withLock { $0.staged -= UInt64(part.bits.count) }
+        }
+    }
+
+    /// stage + publish of one block for metadata. The caller makes it with `handle.create`.
+    package func allocate(
+        goal: FSBlock, from reservation: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) -> FSBlock {
+        let run = try stage(upTo: 1, goal: goal, from: reservation)
+        do throws(Ext4Error) {
+            try publish(run, in: handle)
+        } catch {
+            unstage(run)
+            throw error
+        }
+        return run.start
+    }
+
+    // MARK: Search
+
+    private func findAndTake(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun {
+        let place = layout.place(of: goal) ?? (GroupNumber(0), 0)
+        let order = min(BuddyIndex.order(for: Int(count)), Self.largestWantedOrder)
+        if let run = try take(count, in: place.group, near: Int(place.bit), minimumOrder: order) { return run }
+        var attempts = 0, discovered = 0
+        while attempts < Self.attemptLimit {
+            if let group = nearest(order, place.group) {
+                attempts += 1
+                if let run = try take(count, in: group, near: 0, minimumOrder: order) { return run }
+            } else if discovered < Self.discoverLimit, groups.discover(near: place.group) {
+                discovered += 1
+            } else {
+                break
+            }
+        }
+        for smaller in (0...order).reversed() {
+            while let group = nearest(smaller, place.group) {
+                if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
+            }
+        }
+        while groups.discover(near: place.group) {
+            while let group = nearest(0, place.group) {
+                if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
+            }
+        }
+        throw .corrupt("free block count", where: "blocks promised by the counts are in no bitmap")
+    }
+
+    private func nearest(_ order: Int, _ group: GroupNumber) -> GroupNumber? {
+        groups.withOrders { $0.nearest(order: order, from: group.rawValue) }.map { GroupNumber($0) }
+    }
+
+    /// Nil when the group has no run of the order wanted, or is out of use (the damage has been noted).
+    private func take(
+        _ count: UInt32, in group: GroupNumber, near bit: Int, minimumOrder: Int
+    ) throws(Ext4Error) -> BlockRun? {
+        do throws(Ext4Error) {
+            return try withGroup(group) { state throws(Ext4Error) -> BlockRun? in
+                guard !state.isOutOfUse,
+                    let found = state.index.find(Int(count), near: bit, minimumOrder: minimumOrder)
+                else { return nil }
+                state.index.take(found)
+                state.stagedCount += found.count
+                relist(group, state)
+                return BlockRun(
+                    start: layout.firstBlock(of: group) + UInt64(found.lowerBound), count: UInt32(found.count))
+            }
+        } catch {
+            if case .aborted = error { throw error }
+            return nil
+        }
+    }
+
+    /// Lists the group anew when its largest free run has changed its order.
+    func relist(_ group: GroupNumber, _ state: BlockGroup) {
+        let order = state.index.largestOrder
+        guard order != state.listedOrder, !state.isOutOfUse else { return }
+        state.listedOrder = order
+        groups.withOrders { $0.setOrder(order, of: group.rawValue) }
+    }
+
+    // MARK: Groups
+
+    /// The blocks of a run that lie in one group, as bits of its bitmap.
+    struct Part {
+        let group: GroupNumber
+        let bits: Range<Int>
+    }
+
+    /// `run` lies within the volume.
+    static func parts(of run: BlockRun, _ layout: VolumeLayout) -> [Part] {
+        var parts: [Part] = []
+        var start = run.start, left = Int(run.count)
+        while left > 0 {
+            guard let place = layout.place(of: start) else { preconditionFailure("a run past the end of the volume") }
+            let count = min(left, Int(layout.blockCount(of: place.group)) - Int(place.bit))
+            parts.append(Part(group: place.group, bits: Int(place.bit)..<Int(place.bit) + count))
+            start = start + UInt64(count)
+            left -= count
+        }
+        return parts
+    }
+
+    /// Runs `body` on the in-core view of a group with its lock held, loading it first when needed. A group whose
+    /// descriptor or bitmap cannot be read or trusted is out of use from then on, and every call says so.
+    func withGroup<R>(
+        _ group: GroupNumber, _ body: (BlockGroup) throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
+        let loaded = try groups.withLock(group) { stripe throws(Ext4Error) -> R? in
+            guard let state = stripe.blocks[group.rawValue] else { return nil }
+            stripe.touch(state)
+            return try body(state)
+        }
+        if let loaded { return loaded }
+        // Whatever takes a transfer is brought into the cache before the lock is taken.
+        let bitmap = (try? groups.descriptor(group)).flatMap { isUninitialized($0) ? nil : try? cache.block($0.blockBitmap) }
+        let system = zone.bits(in: group)
+        var failure: Ext4Error?
+        var isNew = false
+        let result = try groups.withLock(group) { stripe throws(Ext4Error) -> R? in
+            if let state = stripe.blocks[group.rawValue] { return try body(state) }
+            do throws(Ext4Error) {
+                guard !stripe.withoutBlocks.contains(group.rawValue) else { throw Self.outOfUse(group) }
+                let state = try load(group, system)
+                stripe.evict(above: loadedLimit)
+                stripe.touch(state)
+                stripe.blocks[group.rawValue] = state
+                groups.withOrders { $0.setOrder(state.listedOrder, of: group.rawValue) }
+            } catch {
+                failure = error
+                isNew = stripe.withoutBlocks.insert(group.rawValue).inserted
+                return nil
+            }
+            guard let state = stripe.blocks[group.rawValue] else { return nil }
+            return try body(state)
+        }
+        withExtendedLifetime(bitmap) {}
+        if let result { return result }
+        let error = failure ?? Self.outOfUse(group)
+        if isNew { takeOutOfUse(group, error) }
+        throw error
+    }
+
+    static func outOfUse(_ group: GroupNumber) -> Ext4Error {
+        .corrupt("block group", where: "group \(group.rawValue) is out of use")
+    }
+
+    /// The free blocks of the group leave the counts, as far as its descriptor can be believed.
+    private func takeOutOfUse(_ group: GroupNumber, _ error: Ext4Error) {
+        let count = (try? groups.descriptor(group))?.freeBlockCount ?? 0
+        groups.withOrders { $0.setOrder(nil, of: group.rawValue) }
+        counts.withLock { $0.lost += UInt64(count) }
+        groups.note(error)
+    }
+}

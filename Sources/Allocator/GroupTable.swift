@@ -1,0 +1,203 @@
+package import Ext4Format
+package import Journal
+internal import Threads
+
+/// The group descriptors, through the cache, and one lock per group (striped): whoever changes a bitmap or a
+/// descriptor, or decides by them, holds it.
+///
+/// A descriptor that is damaged takes its own group out of use and no other; nothing of a damaged group is rewritten.
+package final class GroupTable: Sendable {
+    let layout: VolumeLayout
+    let cache: MetadataCache
+    private let stripes: [Monitor<GroupStripe>]
+    private let orders: Monitor<GroupOrders>
+    private let damageList = Monitor<[Ext4Error]>([])
+    private let report: @Sendable (Ext4Error) -> Void
+    let descriptorsPerBlock: UInt32
+    static let stripeCount = 64
+    /// The names kept for `damage`.
+    private static let damageLimit = 64
+
+    /// `report` hears once of every group that is found damaged. A group's lock may be held: it must only take notes.
+    package init(
+        layout: VolumeLayout, cache: MetadataCache, report: @escaping @Sendable (Ext4Error) -> Void = { _ in }
+    ) {
+        self.layout = layout
+        self.cache = cache
+        self.report = report
+        stripes = (0..<Self.stripeCount).map { _ in Monitor(GroupStripe()) }
+        descriptorsPerBlock = UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
+        let bits = Int(layout.superBlock.blocksPerGroup)
+        orders = Monitor(
+            GroupOrders(
+                groupCount: layout.groupCount, descriptorBlockCount: layout.descriptorBlockCount,
+                orderCount: Int.bitWidth - bits.leadingZeroBitCount))
+    }
+
+    /// What has been found damaged since the mount, the first 64 of it.
+    package var damage: [Ext4Error] { damageList.withLock { $0 } }
+
+    // MARK: Locks and lists
+
+    /// Runs `body` with the lock of the group. Not recursive, and never two groups at once.
+    func withLock<R>(
+        _ group: GroupNumber, _ body: (inout GroupStripe) throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
+        try stripes[Int(group.rawValue) % Self.stripeCount].withLock(body)
+    }
+
+    /// Runs `body` on a group that is loaded because it has staged blocks or pending frees.
+    func withLoadedGroup(_ group: GroupNumber, _ body: (BlockGroup) -> Void) {
+        stripes[Int(group.rawValue) % Self.stripeCount].withLock { stripe in
+            guard let state = stripe.blocks[group.rawValue] else {
+                preconditionFailure("a group with staged blocks or pending frees was dropped")
+            }
+            body(state)
+        }
+    }
+
+    /// The lists of groups; a leaf lock, no I/O under it.
+    func withOrders<R>(_ body: (inout GroupOrders) -> R) -> R { orders.withLock(body) }
+
+    /// Keeps the name of what is damaged. Called once per group and kind, by whoever takes the group out of use.
+    func note(_ problem: Ext4Error) {
+        damageList.withLock { if $0.count < Self.damageLimit { $0.append(problem) } }
+        report(problem)
+    }
+
+    /// Looks at the next descriptor block, nearest to `group`, that no search has looked at; false when there is none.
+    func discover(near group: GroupNumber) -> Bool {
+        let wanted = Int(group.rawValue / descriptorsPerBlock)
+        guard let index = withOrders({ $0.takeUndiscovered(from: wanted) }) else { return false }
+        let first = UInt32(index) * descriptorsPerBlock
+        let end = UInt32(min(UInt64(first) + UInt64(descriptorsPerBlock), UInt64(layout.groupCount)))
+        // The next ones will be asked for soon in a volume where this one is; one transfer brings them.
+        if index % 16 == 0 || index == wanted { cache.prefetch(layout.descriptor(of: GroupNumber(first)).block, count: 16) }
+        for number in first..<end {
+            // A damaged one stays out of the lists; whoever needs this very group gets the error.
+            guard let facts = try? descriptor(GroupNumber(number)) else { continue }
+            withOrders {
+                $0.guess(freeBlockCount: facts.freeBlockCount, of: number)
+                $0.guessHasInodes(facts.freeInodeCount > 0, of: number)
+            }
+        }
+        return true
+    }
+
+    // MARK: Descriptors
+
+    /// The descriptor as the running transaction has it: checksum right, its blocks within the volume. Takes the
+    /// group's lock.
+    package func descriptor(_ group: GroupNumber) throws(Ext4Error) -> GroupDescriptor {
+        guard group.rawValue < layout.groupCount else {
+            throw .corrupt("group number", where: "group \(group.rawValue) of \(layout.groupCount)")
+        }
+        // Read before the lock is taken, so that nobody waits for this transfer.
+        let block = try cache.block(layout.descriptor(of: group).block)
+        return try withLock(group) { _ throws(Ext4Error) in try lockedDescriptor(group, block) }
+    }
+
+    /// As `descriptor`, for a caller that has the group's lock.
+    func lockedDescriptor(_ group: GroupNumber) throws(Ext4Error) -> GroupDescriptor {
+        try lockedDescriptor(group, try cache.block(layout.descriptor(of: group).block))
+    }
+
+    private func lockedDescriptor(_ group: GroupNumber, _ block: CachedBlock) throws(Ext4Error) -> GroupDescriptor {
+        let range = layout.descriptor(of: group).bytes
+        // The whole block is checked once. Where one descriptor of it is bad, each is checked on its own every time.
+        let isWholeBlockGood: Bool
+        do throws(Ext4Error) {
+            try block.verifyOnce { bytes throws(Ext4Error) in try checkAll(bytes, around: group) }
+            isWholeBlockGood = true
+        } catch { isWholeBlockGood = false }
+        return try block.withBytes { bytes throws(Ext4Error) in
+            if !isWholeBlockGood { try check(bytes.extracting(range), group) }
+            return GroupDescriptor(decoding: bytes.extracting(range))
+        }
+    }
+
+    /// Writes the counts, flags and checksums of a descriptor through the handle: 1 credit. The caller has the lock.
+    func store(_ descriptor: GroupDescriptor, of group: GroupNumber, in handle: borrowing Handle) throws(Ext4Error) {
+        let place = layout.descriptor(of: group)
+        let block = try cache.block(place.block)
+        try handle.modify(block) { bytes throws(Ext4Error) in
+            var part = bytes._mutatingExtracting(place.bytes)
+            descriptor.encode(into: &part, group: group, superBlock: layout.superBlock)
+        }
+    }
+
+    private func checkAll(_ bytes: RawSpan, around group: GroupNumber) throws(Ext4Error) {
+        let first = group.rawValue / descriptorsPerBlock * descriptorsPerBlock
+        let end = UInt32(min(UInt64(first) + UInt64(descriptorsPerBlock), UInt64(layout.groupCount)))
+        for number in first..<end {
+            try check(bytes.extracting(layout.descriptor(of: GroupNumber(number)).bytes), GroupNumber(number))
+        }
+    }
+
+    private func check(_ bytes: RawSpan, _ group: GroupNumber) throws(Ext4Error) {
+        guard GroupDescriptor.isChecksumRight(bytes, group: group, superBlock: layout.superBlock) else {
+            throw .corrupt("group descriptor", where: "group \(group.rawValue): checksum")
+        }
+        let descriptor = GroupDescriptor(decoding: bytes)
+        let tables: [(name: String, start: FSBlock, count: UInt32)] = [
+            ("block bitmap", descriptor.blockBitmap, 1), ("inode bitmap", descriptor.inodeBitmap, 1),
+            ("inode table", descriptor.inodeTable, layout.inodeTableBlockCount),
+        ]
+        for (index, table) in tables.enumerated() {
+            let start = table.start.rawValue, end = start &+ UInt64(table.count)
+            guard isInside(start, end, of: group), !isHeader(start) else {
+                throw .corrupt("group descriptor", where: "group \(group.rawValue): \(table.name) at block \(start)")
+            }
+            for other in tables[..<index]
+            where start < other.start.rawValue + UInt64(other.count) && other.start.rawValue < end {
+                throw .corrupt("group descriptor", where: "group \(group.rawValue): \(table.name) on the \(other.name)")
+            }
+        }
+        guard descriptor.freeBlockCount <= layout.blockCount(of: group),
+            descriptor.freeInodeCount <= layout.superBlock.inodesPerGroup,
+            descriptor.unusedInodeCount <= layout.superBlock.inodesPerGroup,
+            descriptor.directoryCount <= layout.superBlock.inodesPerGroup
+        else { throw .corrupt("group descriptor", where: "group \(group.rawValue): counts") }
+    }
+
+    /// With flex_bg the bitmaps and tables of a group may lie anywhere on the volume, else within the group.
+    private func isInside(_ start: UInt64, _ end: UInt64, of group: GroupNumber) -> Bool {
+        var low = UInt64(layout.superBlock.firstDataBlock), high = layout.superBlock.blockCount
+        if !layout.superBlock.features.incompatible.contains(.flexibleGroups) {
+            low = layout.firstBlock(of: group).rawValue
+            high = low + UInt64(layout.blockCount(of: group))
+        }
+        return start >= low && start < end && end <= high
+    }
+
+    /// Whether a block holds a copy of the super block or the descriptors, or is kept for more of these.
+    func isHeader(_ block: UInt64) -> Bool {
+        guard let place = layout.place(of: FSBlock(block)) else { return true }
+        return place.bit < layout.headerBlockCount(of: place.group)
+    }
+
+    // MARK: Sums
+
+    /// The counts of all descriptors, read in large transfers. A damaged descriptor counts as zero and is noted. For
+    /// the mount, after recovery: the super block's own counts may be older than the descriptors.
+    package func sum() throws(Ext4Error) -> (freeBlocks: UInt64, freeInodes: UInt32, directories: UInt32) {
+        var blocks: UInt64 = 0, inodes: UInt32 = 0, directories: UInt32 = 0
+        let stride = max(1, (1 << 20) / layout.blockByteCount)
+        for number in 0..<layout.groupCount {
+            if number % (descriptorsPerBlock * UInt32(stride)) == 0 {
+                cache.prefetch(layout.descriptor(of: GroupNumber(number)).block, count: stride)
+            }
+            do throws(Ext4Error) {
+                let one = try descriptor(GroupNumber(number))
+                blocks += UInt64(one.freeBlockCount)
+                // Cannot overflow: each is at most inodesPerGroup, and all groups together have 2^32 - 1 at most.
+                inodes += one.freeInodeCount
+                directories += one.directoryCount
+            } catch {
+                guard case .corrupt = error else { throw error }
+                note(error)
+            }
+        }
+        return (blocks, inodes, directories)
+    }
+}
