@@ -8,8 +8,8 @@ import random
 import subprocess
 
 import treedigest
-from harness import SEED, SYSTEM, attempt, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted, \
-    pick, run
+from harness import SEED, SYSTEM, attempt, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, \
+    mounted, pick, run
 
 VOLUMES = {
     "the defaults": [],

@@ -64,6 +64,8 @@ def run(*command, status=0, timeout=120, **options):
 
 # Checks: functions registered in order, each one rule.
 _checks = []
+# Servers that were started, so that a check that failed leaves none behind.
+_mounts = []
 
 
 def check(rule, need=None):
@@ -113,7 +115,12 @@ def main(argument="MOUNTPOINT"):
         if only not in rule:
             continue
         missing = need() if need else None
-        good &= report(rule, skipped=missing) if missing else attempt(rule, function, words[0])
+        held = report(rule, skipped=missing) if missing else attempt(rule, function, words[0])
+        good &= held
+        if not held and argument == "SCRATCH":
+            for mount in _mounts:
+                take_down(mount)
+            clean_up(words[0])
     sys.exit(0 if good else 1)
 
 
@@ -192,6 +199,7 @@ class Mount:
         os.makedirs(directory, exist_ok=True)
         self.image, self.directory, self.process, self.log = image, directory, None, directory.rstrip("/") + ".log"
         start = time.monotonic()
+        _mounts.append(self)
         if SYSTEM == "kernel":
             words = [word for word in options.split(",") if word and not word.startswith(("allow_other", "cache_size"))]
             done = subprocess.run(["mount", "-t", "ext4", "-o", ",".join(["loop"] + words), image, directory],

@@ -22,7 +22,8 @@ def transactions(path, journal):
     for number in range(TRANSACTIONS):
         one, two = choose.randrange(1_000), choose.randrange(1_000)
         database.execute("BEGIN IMMEDIATE")
-        database.execute("UPDATE account SET amount = amount - 7, filler = ? WHERE id = ?", (choose.randbytes(300), one))
+        filler = choose.randbytes(300)
+        database.execute("UPDATE account SET amount = amount - 7, filler = ? WHERE id = ?", (filler, one))
         database.execute("UPDATE account SET amount = amount + 7 WHERE id = ?", (two,))
         database.execute("ROLLBACK" if number % 10 == 9 else "COMMIT")
     check_database(database)

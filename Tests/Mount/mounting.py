@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""The command: mount, umount, sync, status, read-only, and what the image holds meanwhile: mounting.py SCRATCH"""
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import treedigest
+from harness import JEXT4, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, main, make_image, \
+    missing_root, missing_server, mounted, run, take_down
+
+
+def needs():
+    return missing_root() or missing_server()
+
+
+def paths(scratch):
+    return os.path.join(scratch, "image"), os.path.join(scratch, "mnt")
+
+
+def write(path, text="text\n"):
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def needs_recovery(image):
+    return "needs_recovery" in run("dumpe2fs", "-h", image)
+
+
+def wait_until(condition, what, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+@check("jext4 mount returns when the volume is there, jext4 umount when everything is on the image", need=needs)
+def background(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    os.makedirs(directory, exist_ok=True)
+    run(JEXT4, "mount", image, directory, timeout=30)
+    assert is_mounted(directory) and os.listdir(directory) == ["lost+found"]
+    for number in range(500):
+        write(f"{directory}/{number}")
+    assert needs_recovery(image), "a mounted volume is marked"
+    run(JEXT4, "umount", directory, timeout=30)
+    shutil.copy(image, image + ".now")
+    assert not is_mounted(directory)
+    assert not needs_recovery(image + ".now"), "jext4 umount returned too early"
+    expect_clean(image + ".now")
+    with kernel_mount(image + ".now", directory):
+        assert len(os.listdir(directory)) == 501
+
+
+@check("umount(8) as root waits for everything to be on the image", need=needs)
+def plain_umount(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    mount = Mount(image, directory)
+    for number in range(500):
+        write(f"{directory}/{number}")
+    run("umount", directory)
+    shutil.copy(image, image + ".now")
+    assert mount.process.wait(20) == 0, mount.output()
+    assert not needs_recovery(image + ".now"), "umount returned before the server was done"
+    expect_clean(image + ".now")
+
+
+@check("SIGTERM ends the server with a clean image", need=needs)
+def terminated(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    mount = Mount(image, directory)
+    write(f"{directory}/file")
+    mount.process.terminate()
+    assert mount.process.wait(20) == 0, mount.output()
+    wait_until(lambda: not is_mounted(directory), "still mounted")
+    expect_clean(image)
+
+
+@check("a read-only mount changes neither the tree nor one byte of the image", need=missing_root)
+def read_only(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    with kernel_mount(image, directory, "rw"):
+        write(f"{directory}/file")
+    before = sha256(image)
+    with mounted(image, directory, "ro"):
+        assert os.listdir(directory).count("file") == 1
+        expect_errno(errno.EROFS, write, f"{directory}/other")
+        expect_errno(errno.EROFS, os.unlink, f"{directory}/file")
+        expect_errno(errno.EROFS, os.utime, f"{directory}/file")
+        expect_errno(errno.EROFS, os.mkdir, f"{directory}/dir")
+        with open(f"{directory}/file", encoding="ascii") as file:
+            assert file.read() == "text\n"
+    assert sha256(image) == before, "the image changed"
+
+
+def cut(scratch):
+    """An image as a power cut leaves it: copied while mounted, after an fsync."""
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    mount = Mount(image, directory, "commit=600")
+    try:
+        os.mkdir(f"{directory}/dir")
+        for number in range(100):
+            write(f"{directory}/dir/{number}", f"{number}\n" * 100)
+        write(f"{directory}/file", "synced\n")
+        os.rename(f"{directory}/dir/7", f"{directory}/seven")
+        with open(f"{directory}/file", "rb") as file:
+            os.fsync(file.fileno())
+        handle = os.open(f"{directory}/dir", os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        shutil.copy(image, image + ".cut")
+    finally:
+        take_down(mount)
+    assert needs_recovery(image + ".cut")
+    return image + ".cut", directory
+
+
+def names(directory):
+    return sorted(os.listdir(directory)), sorted(os.listdir(f"{directory}/dir"))
+
+
+EXPECTED = (sorted(["dir", "file", "lost+found", "seven"]), sorted(str(number) for number in range(100) if number != 7))
+
+
+@check("after a power cut jext4, the kernel and e2fsck recover the same tree, with all that was synced", need=needs)
+def two_way(scratch):
+    image, directory = cut(scratch)
+    trees = []
+    for by in ["kernel", "e2fsck", "jext4"]:
+        copy = f"{image}.{by}"
+        shutil.copy(image, copy)
+        if by == "kernel":
+            with kernel_mount(copy, directory, "rw"):
+                pass
+        elif by == "e2fsck":
+            run("e2fsck", "-fy", "-E", "journal_only", copy, status=None)
+        else:
+            with mounted(copy, directory):
+                assert names(directory) == EXPECTED, names(directory)
+        expect_clean(copy)
+        with kernel_mount(copy, directory):
+            assert names(directory) == EXPECTED, f"{by}: {names(directory)}"
+            with open(f"{directory}/file", encoding="ascii") as file:
+                assert file.read() == "synced\n", by
+            trees.append(treedigest.tree(directory))
+    for other in trees[1:]:
+        lines = treedigest.differences(trees[0], other)
+        assert not lines, "\n".join(lines)
+
+
+@check("a read-only mount of a dirty image shows the replayed tree and writes nothing", need=needs)
+def read_only_dirty(scratch):
+    image, directory = cut(scratch)
+    before = sha256(image)
+    with mounted(image, directory, "ro"):
+        assert names(directory) == EXPECTED, names(directory)
+    assert sha256(image) == before, "the image changed"
+
+
+@check("sync(1) -f and jext4 sync put on the image what was done before", need=needs)
+def synced(scratch):
+    image, directory = paths(scratch)
+    for command in (["sync", "-f", directory], [JEXT4, "sync", directory]):
+        make_image(image, "64M")
+        mount = Mount(image, directory, "commit=600")
+        try:
+            for number in range(50):
+                write(f"{directory}/{number}", "s" * 10_000)
+            run(*command, timeout=30)
+            shutil.copy(image, image + ".cut")
+        finally:
+            take_down(mount)
+        run("e2fsck", "-fy", "-E", "journal_only", image + ".cut", status=None)
+        expect_clean(image + ".cut")
+        with kernel_mount(image + ".cut", directory):
+            for number in range(50):
+                with open(f"{directory}/{number}", encoding="ascii") as file:
+                    assert file.read() == "s" * 10_000, f"{command}: {number}"
+
+
+@check("the commit interval bounds what is lost without any sync", need=needs)
+def interval(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    mount = Mount(image, directory, "commit=1")
+    try:
+        os.mkdir(f"{directory}/made")
+        time.sleep(3)
+        shutil.copy(image, image + ".cut")
+    finally:
+        take_down(mount)
+    run("e2fsck", "-fy", "-E", "journal_only", image + ".cut", status=None)
+    with kernel_mount(image + ".cut", directory):
+        assert "made" in os.listdir(directory)
+
+
+@check("status says what is mounted, for people and as JSON Lines", need=needs)
+def status(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    with mounted(image, directory):
+        assert run(JEXT4, "status", directory).strip()
+        lines = run(JEXT4, "status", directory, "--json").splitlines()
+        assert lines and all(isinstance(json.loads(line), dict) for line in lines)
+
+
+@check("mount.jext4, as mount(8) calls it, mounts with the options of fstab", need=needs)
+def mount_helper(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    os.makedirs(directory, exist_ok=True)
+    helper = os.path.join(scratch, "mount.jext4")
+    if not os.path.lexists(helper):
+        os.symlink(JEXT4, helper)
+    run(helper, image, directory, "-o", "rw,noatime,_netdev,nofail", timeout=30)
+    assert is_mounted(directory)
+    write(f"{directory}/file")
+    run(JEXT4, "umount", directory, timeout=30)
+    expect_clean(image)
+
+
+@check("offset= mounts a volume inside a larger image", need=needs)
+def offset(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    whole, before = image + ".disk", 1 << 20
+    with open(whole, "wb") as disk, open(image, "rb") as volume:
+        disk.seek(before)
+        shutil.copyfileobj(volume, disk)
+    with mounted(whole, directory, f"offset={before}"):
+        write(f"{directory}/inside")
+    with open(whole, "rb") as disk:
+        assert disk.read(before) == bytes(before), "written before the volume"
+        with open(image, "wb") as volume:
+            shutil.copyfileobj(disk, volume)
+    expect_clean(image)
+    with kernel_mount(image, directory):
+        assert "inside" in os.listdir(directory)
+
+
+@check("a block device is mounted like a file", need=needs)
+def block_device(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+    loop = run("losetup", "-f", "--show", image).strip()
+    try:
+        with mounted(loop, directory):
+            write(f"{directory}/file")
+        expect_clean(loop)
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=False)
+
+
+if __name__ == "__main__":
+    main("SCRATCH")
