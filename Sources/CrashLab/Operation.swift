@@ -1,0 +1,133 @@
+/// One call of a workload, in terms of the model. Printed, it reads as the step of a story.
+package enum Operation: Sendable {
+    case mount
+    case create(ModelNodeID, [UInt8], mode: UInt16)
+    case makeNode(ModelNodeID, [UInt8], mode: UInt16, major: UInt32, minor: UInt32)
+    case makeDirectory(ModelNodeID, [UInt8], mode: UInt16)
+    case makeSymlink(ModelNodeID, [UInt8], target: [UInt8])
+    case link(ModelNodeID, as: [UInt8], in: ModelNodeID)
+    case unlink(ModelNodeID, [UInt8])
+    case removeDirectory(ModelNodeID, [UInt8])
+    case rename(ModelNodeID, [UInt8], to: ModelNodeID, [UInt8])
+    case exchange(ModelNodeID, [UInt8], with: ModelNodeID, [UInt8])
+    /// The bytes are `Operation.pattern` of the stamp.
+    case write(ModelNodeID, at: Int, count: Int, stamp: UInt64)
+    case truncate(ModelNodeID, to: Int)
+    case changeMode(ModelNodeID, mode: UInt16)
+    case setAttribute(ModelNodeID, [UInt8], [UInt8])
+    case removeAttribute(ModelNodeID, [UInt8])
+    /// Opens the node for longer, so that it outlives its last name.
+    case hold(ModelNodeID)
+    case release(ModelNodeID)
+    /// Lets the server forget the node until it is used again.
+    case forget(ModelNodeID)
+    case sync(ModelNodeID, dataOnly: Bool)
+    case syncAll
+    /// Unmount, then mount again.
+    case remount
+    case unmount
+
+    /// Bytes that differ from stamp to stamp and from place to place, and are never zero.
+    package static func pattern(stamp: UInt64, at offset: Int, count: Int) -> [UInt8] {
+        var bytes: [UInt8] = []
+        bytes.reserveCapacity(count + 8)
+        var word = offset / 8
+        while bytes.count < count + offset % 8 {
+            var random = SeededRandom(seed: stamp &* 0x1_0000_0001 &+ UInt64(word))
+            var value = random.next() | 0x0101_0101_0101_0101
+            for _ in 0..<8 {
+                bytes.append(UInt8(truncatingIfNeeded: value))
+                value >>= 8
+            }
+            word += 1
+        }
+        return Array(bytes[(offset % 8)..<(offset % 8 + count)])
+    }
+}
+
+/// A model with its past: what the tree was after each operation, and how much of that past must survive.
+package struct ModelHistory: Sendable {
+    package struct Step: Sendable {
+        package let operation: Operation
+        /// After the operation.
+        package let tree: ModelTree
+        /// What the operation wrote in place, in bytes of the file.
+        package let inPlace: [(node: ModelNodeID, range: Range<Int>)]
+        /// Once the operation has returned, a power cut leaves the effects of at least this many steps.
+        package let floor: Int
+    }
+
+    /// Step 0 is the first mount.
+    package private(set) var steps: [Step]
+
+    package init(_ tree: ModelTree) {
+        steps = [Step(operation: .mount, tree: tree, inPlace: [], floor: 0)]
+    }
+
+    package var tree: ModelTree { steps[steps.count - 1].tree }
+
+    /// Appends an operation that succeeded. A short write is recorded with the count that was written.
+    package mutating func append(_ operation: Operation) {
+        let index = steps.count
+        var tree = tree
+        var floor = steps[index - 1].floor
+        var inPlace: [(node: ModelNodeID, range: Range<Int>)] = []
+        switch operation {
+        case .sync(let id, let dataOnly):
+            if let node = tree[id] { floor = max(floor, dataOnly ? node.remappedBy : node.changedBy) }
+            tree.note(id) { $0.dataSyncedBy = index }
+        case .mount, .unmount, .remount, .syncAll:
+            floor = index
+            for id in tree.nodes.keys where tree[id]?.isFile == true { tree.note(id) { $0.dataSyncedBy = index } }
+        default:
+            inPlace = Self.apply(operation, index, to: &tree)
+        }
+        steps.append(Step(operation: operation, tree: tree, inPlace: inPlace, floor: floor))
+    }
+
+    private static func apply(
+        _ operation: Operation, _ index: Int, to tree: inout ModelTree
+    ) -> [(node: ModelNodeID, range: Range<Int>)] {
+        switch operation {
+        case .write(let id, let offset, let count, let stamp):
+            let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
+            return tree.write(bytes, to: id, at: offset, by: index).map { (id, $0) }
+        case .truncate(let id, let size): return tree.truncate(id, to: size, by: index).map { (id, $0) }
+        case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & 0o170000 | mode }
+        case .setAttribute(let id, let name, let value): tree.change(id, by: index) { $0.attributes[name] = value }
+        case .removeAttribute(let id, let name): tree.change(id, by: index) { $0.attributes[name] = nil }
+        case .hold(let id): tree.note(id) { $0.isHeld = true }
+        case .release(let id):
+            tree.note(id) { $0.isHeld = false }
+            tree.dropIfUnused(id)
+        default: applyName(operation, index, to: &tree)
+        }
+        return []
+    }
+
+    private static func applyName(_ operation: Operation, _ index: Int, to tree: inout ModelTree) {
+        switch operation {
+        case .create(let parent, let name, let mode):
+            _ = tree.add(ModelNode(mode: 0o100000 | mode), name, to: parent, by: index)
+        case .makeNode(let parent, let name, let mode, let major, let minor):
+            var node = ModelNode(mode: mode)
+            node.deviceMajor = major
+            node.deviceMinor = minor
+            _ = tree.add(node, name, to: parent, by: index)
+        case .makeDirectory(let parent, let name, let mode):
+            _ = tree.add(ModelNode(mode: 0o040000 | mode), name, to: parent, by: index)
+        case .makeSymlink(let parent, let name, let target):
+            var node = ModelNode(mode: 0o120777)
+            node.content = target
+            _ = tree.add(node, name, to: parent, by: index)
+        case .link(let id, let name, let parent): tree.link(id, as: name, in: parent, by: index)
+        case .unlink(let parent, let name), .removeDirectory(let parent, let name):
+            tree.remove(name, from: parent, by: index)
+        case .rename(let parent, let name, let newParent, let newName):
+            tree.move(name, from: parent, to: newName, in: newParent, by: index)
+        case .exchange(let parent, let name, let otherParent, let other):
+            tree.exchange(name, in: parent, with: other, in: otherParent, by: index)
+        default: break
+        }
+    }
+}
