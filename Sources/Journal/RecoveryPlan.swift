@@ -1,0 +1,113 @@
+package import Ext4Format
+
+/// What a log holds and what replay would write: pure data, made by one scan that writes nothing.
+///
+/// Memory is bounded by the number of log blocks: revoke records stay in the log, only their blocks are noted.
+package struct RecoveryPlan: Sendable {
+    /// One logged copy of a block.
+    package struct LoggedBlock: Equatable, Sendable {
+        /// Where the copy lies, a log block.
+        package let position: UInt32
+        package let home: FSBlock
+        package let isEscaped: Bool
+        /// From its tag; 0 where tags have none.
+        package let checksum: UInt32
+        package let verdict: Verdict
+    }
+    package enum Verdict: Equatable, Sendable {
+        /// The checksum of the tag holds.
+        case good
+        /// The log has no checksum for single blocks.
+        case unchecked
+        case badChecksum
+        /// The tag names a block past the end of the volume.
+        case homePastEnd
+        /// The tag names a block of the log itself.
+        case homeInLog
+
+        package var isBad: Bool { self != .good && self != .unchecked }
+    }
+
+    package struct LoggedTransaction: Sendable {
+        package let id: TransactionID
+        /// The log block of its first descriptor or revoke block.
+        package let start: UInt32
+        /// The log block of its commit block; nil when there is none, or none that is valid.
+        package internal(set) var commit: UInt32?
+        package internal(set) var time: CommitTime?
+        package internal(set) var blocks: [LoggedBlock] = []
+        /// Log blocks with revoke records, and how many records those hold.
+        package internal(set) var revokeBlocks: [UInt32] = []
+        package internal(set) var revokeCount = 0
+        /// The first thing that is wrong with it.
+        package internal(set) var problem: Problem?
+    }
+
+    package struct Problem: Equatable, Sendable {
+        package enum Kind: String, Sendable {
+            case descriptorChecksum = "descriptor checksum"
+            case revokeChecksum = "revoke block checksum"
+            case revokeCount = "revoke block byte count"
+            case commitChecksum = "commit block checksum"
+            case payloadChecksum = "transaction checksum"
+            case blockChecksum = "logged block checksum"
+            case homePastEnd = "home block past the end of the volume"
+            case homeInLog = "home block inside the log"
+            case blockType = "unknown block type"
+            /// Not a block of jbd2's own, or one with another sequence.
+            case noBlock = "no journal block with the expected sequence"
+            /// The log goes round without an end.
+            case endless = "a log longer than its area"
+        }
+        package let kind: Kind
+        /// The log block where it was found.
+        package let position: UInt32
+    }
+
+    /// Why the log ends where it ends.
+    package enum End: Equatable, Sendable {
+        /// The super block says that there is nothing to replay.
+        case empty
+        /// Behind the last commit lies nothing of the next transaction: the usual end.
+        case clean
+        /// The next transaction began and was never committed, or its commit did not fully reach the medium.
+        case torn(Problem)
+        /// Something is wrong and valid commits lie behind it, or a committed transaction is itself bad: acknowledged
+        /// changes are lost from there on. `laterCommit` is the newest id known to have been committed.
+        case damaged(Problem, laterCommit: TransactionID)
+    }
+
+    /// The newest logged copy of a block that no later revoke covers.
+    package struct Copy: Equatable, Sendable {
+        package let home: FSBlock
+        package let position: UInt32
+        package let isEscaped: Bool
+        package let checksum: UInt32
+        package let transaction: TransactionID
+    }
+
+    package internal(set) var superBlock: JournalSuperBlock
+    package internal(set) var geometry: LogGeometry
+    /// Complete and valid, oldest first: what replay applies.
+    package internal(set) var transactions: [LoggedTransaction] = []
+    /// What begins behind the last of those and is not applied: torn, damaged, or behind damage.
+    package internal(set) var unapplied: [LoggedTransaction] = []
+    package internal(set) var end: End = .empty
+    /// The log block where the scan stopped; the start of what is not applied.
+    package internal(set) var endPosition: UInt32
+    /// The first transaction that is not applied.
+    package internal(set) var endID: TransactionID
+    /// What the log must go on with, so that nothing left in it can ever be taken for new.
+    package internal(set) var nextSequence: TransactionID
+    /// Sorted by home.
+    package internal(set) var copies: [Copy] = []
+    /// Copies that were dropped because their block was revoked.
+    package internal(set) var revokedCopyCount = 0
+    /// The fast-commit area holds a valid tail for `endID`.
+    package internal(set) var hasFastCommits = false
+
+    /// Whether acknowledged changes are lost.
+    package var isDamaged: Bool { if case .damaged = end { true } else { false } }
+    /// Whether there is nothing to write and the log is marked empty already.
+    package var isEmpty: Bool { end == .empty }
+}
