@@ -74,11 +74,8 @@ struct Bench {
         options.isManual = shape.isManual
         options.hookCredits = 1
         adjust(&options)
-        let buffer = AlignedBuffer(byteCount: Self.blockByteCount)
-        try log.read(0, count: 1, into: buffer)
-        let superBlock = try buffer.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
         journal = try Journal(
-            device: device, log: log, cache: cache, superBlock: superBlock, options: options,
+            device: device, log: log, cache: cache, superBlock: log.readSuperBlock(), options: options,
             clock: { CommitTime(seconds: 1_700_000_000, nanoseconds: 5) }, beforeCommit: hook)
     }
 
@@ -88,6 +85,39 @@ struct Bench {
         try journal.withHandle(credits: 1) { handle throws(Ext4Error) in
             try handle.modify(block) { $0.fill(0..<$0.byteCount, with: byte) }
         }
+    }
+
+    /// Everything on the disk now: what a crash that loses nothing leaves.
+    var bytes: [UInt8] {
+        get throws {
+            let buffer = AlignedBuffer(byteCount: Int(device.byteCount))
+            try device.read(into: buffer, at: 0)
+            return buffer.withBytes { $0.array(0..<buffer.byteCount) }
+        }
+    }
+
+    /// Scans the log on a device.
+    static func scan(_ shape: Shape, _ device: any BlockDevice) throws(Ext4Error) -> RecoveryPlan {
+        let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
+        return try RecoveryPlan.scan(
+            log, for: ReplayTarget(blockCount: UInt64(shape.homeBlocks), sharesDeviceWithLog: true))
+    }
+
+    /// What a mount does with a dirty disk: scan, replay, flush, mark empty.
+    @discardableResult
+    static func recover(_ shape: Shape, _ device: any BlockDevice) throws(Ext4Error) -> RecoveryPlan {
+        let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
+        let plan = try scan(shape, device)
+        try plan.apply(from: log, to: device)
+        try plan.markEmpty(log)
+        return plan
+    }
+
+    /// A disk after a crash now and its recovery.
+    func recovered(_ shape: Shape = Shape()) throws -> (disk: [UInt8], plan: RecoveryPlan) {
+        let copy = try MemoryDevice(bytes)
+        let plan = try Self.recover(shape, copy)
+        return (copy.bytes, plan)
     }
 
     /// The byte that fills a block on a disk; nil when the block is not uniform.
