@@ -78,14 +78,6 @@ extension ExtendedAttributeName.Index {
     }
 }
 
-/// The Linux error numbers that attributes answer with; this module has no C library to take them from.
-enum Errno {
-    static var tooBig: Int32 { 7 }
-    static var invalid: Int32 { 22 }
-    static var outOfRange: Int32 { 34 }
-    static var notSupported: Int32 { 95 }
-}
-
 /// One extended attribute with its value as it is stored.
 package struct ExtendedAttribute: Equatable, Sendable {
     package let name: ExtendedAttributeName

@@ -16,18 +16,18 @@ package final class RangeLock: Sendable {
 
     package init() {}
 
-    /// `range` is in bytes; an empty one conflicts with nothing.
-    package func withLock<R: ~Copyable, E: Error>(
-        _ range: Range<UInt64>, exclusive: Bool, _ body: () throws(E) -> R
-    ) throws(E) -> R {
-        let id = acquire(range, exclusive)
-        defer { release(id) }
-        return try body()
+    /// A held range. Released once, by the thread that acquired it or another.
+    package struct Lease: ~Copyable {
+        fileprivate let lock: RangeLock
+        fileprivate let id: UInt64
+        package func release() { lock.release(id) }
     }
 
-    private func acquire(_ range: Range<UInt64>, _ exclusive: Bool) -> UInt64 {
+    /// Waits until `range` is free. In bytes; an empty one conflicts with nothing. A lease and not a closure, since a
+    /// caller's span cannot be captured by one.
+    package func acquire(_ range: Range<UInt64>, exclusive: Bool) -> Lease {
         var mine: UInt64?
-        return state.wait { state in
+        let id: UInt64 = state.wait { state in
             let id = mine ?? state.nextID
             if mine == nil {
                 mine = id
@@ -40,6 +40,7 @@ package final class RangeLock: Sendable {
             }
             preconditionFailure("a waiting range lock left its own queue")
         }
+        return Lease(lock: self, id: id)
     }
 
     private func release(_ id: UInt64) {

@@ -1,0 +1,125 @@
+internal import BlockIO
+internal import Ext4Format
+internal import Journal
+
+/// Reads and writes of file data: the executor of what the mapping core says.
+struct FileData {
+    let volume: Volume
+    let inode: Inode
+    private var core: MappingCore { MappingCore(volume: volume, inode: inode) }
+    private var unit: UInt64 { UInt64(volume.blockByteCount) }
+
+    init(_ volume: Volume, _ inode: Inode) {
+        self.volume = volume
+        self.inode = inode
+    }
+
+    /// The largest file that 32-bit block numbers allow.
+    static func maximumSize(_ volume: Volume) -> UInt64 { (1 << 32 - 1) * UInt64(volume.blockByteCount) }
+
+    // MARK: Reading
+
+    /// Fills `bytes` from byte `offset` of the file. Answers the count, short at the end of the file.
+    func read(at offset: UInt64, into bytes: inout MutableRawSpan) throws(Ext4Error) -> Int {
+        let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
+        guard !overflow else { throw .posix(Errno.invalid) }
+        let range = offset..<end
+        // The span cannot be captured by the closure that the lock runs, so the lock is held by hand-over.
+        let lease = inode.ranges.acquire(blockRange(range), exclusive: false)
+        defer { lease.release() }
+        let size = inode.size
+        guard offset < size else { return 0 }
+        let count = Int(min(UInt64(bytes.byteCount), size - offset))
+        let first = offset / unit, last = (offset + UInt64(count) + unit - 1) / unit
+        for mapping in try core.begin(reading: first..<last) {
+            let low = max(mapping.range.lowerBound * unit, offset)
+            let high = min(mapping.range.upperBound * unit, offset + UInt64(count))
+            var part = bytes._mutatingExtracting(Int(low - offset)..<Int(high - offset))
+            guard case .mapped(let start) = mapping.target else {
+                part.fill(0..<part.byteCount, with: 0)
+                continue
+            }
+            let device = volume.offset(of: start) + (low - mapping.range.lowerBound * unit)
+            try read(device, into: &part)
+        }
+        return count
+    }
+
+    /// From any byte of the device: whole sectors straight into place, the edges through a buffer.
+    private func read(_ device: UInt64, into part: inout MutableRawSpan) throws(Ext4Error) {
+        let sector = UInt64(volume.device.sectorByteCount)
+        if device % sector == 0 && UInt64(part.byteCount) % sector == 0 {
+            return try volume.device.read(into: &part, at: device)
+        }
+        let low = device / sector * sector, high = (device + UInt64(part.byteCount) + sector - 1) / sector * sector
+        let buffer = AlignedBuffer(byteCount: Int(high - low))
+        try volume.device.read(into: buffer, at: low)
+        let skip = Int(device - low), count = part.byteCount
+        buffer.withBytes { part.copy($0.extracting(skip..<skip + count), at: 0) }
+    }
+
+    // MARK: Writing
+
+    /// Writes all of `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows.
+    func write(at offset: UInt64, _ bytes: RawSpan, privileged: Bool) throws(Ext4Error) -> Int {
+        let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
+        guard !overflow, end <= Self.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        guard bytes.byteCount > 0 else { return 0 }
+        let lease = inode.ranges.acquire(blockRange(offset..<end), exclusive: true)
+        defer { lease.release() }
+        guard !inode.isDeleted else { throw .posix(Errno.stale) }
+        let write = try core.begin(
+            writing: offset / unit..<(end + unit - 1) / unit, outOfPlace: false, privileged: privileged)
+        for mapping in write.mappings { try transfer(mapping, offset..<end, bytes) }
+        try core.ioend(write, endOfData: end)
+        return bytes.byteCount
+    }
+
+    /// The part of a write that falls into one mapping. Blocks that are not wholly covered are read first (or start as
+    /// zeros), so the device always gets whole blocks.
+    private func transfer(_ mapping: MappingCore.Mapping, _ range: Range<UInt64>, _ bytes: RawSpan) throws(Ext4Error) {
+        guard let start = mapping.target.start else { preconditionFailure("a write has no holes") }
+        let mapped = mapping.range.lowerBound * unit..<mapping.range.upperBound * unit
+        let part = mapped.clamped(to: range)
+        var low = part.lowerBound
+        while low < part.upperBound {
+            let block = low / unit * unit
+            let device = volume.offset(of: start) + (block - mapped.lowerBound)
+            if low == block, part.upperBound - low >= unit {
+                let whole = (part.upperBound - low) / unit * unit
+                let source = bytes.extracting(Int(low - range.lowerBound)..<Int(low - range.lowerBound + whole))
+                try volume.device.write(source, at: device, mode: .cached)
+                low += whole
+                continue
+            }
+            let high = min(block + unit, part.upperBound)
+            let buffer = AlignedBuffer(byteCount: Int(unit))
+            if case .mapped = mapping.target { try volume.device.read(into: buffer, at: device) }
+            let source = bytes.extracting(Int(low - range.lowerBound)..<Int(high - range.lowerBound))
+            buffer.withMutableBytes { $0.copy(source, at: Int(low - block)) }
+            try volume.device.write(buffer, at: device)
+            low = high
+        }
+    }
+
+    /// `range` of bytes, rounded out to whole blocks: what I/O locks.
+    private func blockRange(_ range: Range<UInt64>) -> Range<UInt64> {
+        let high = range.upperBound.addingReportingOverflow(unit - 1)
+        return range.lowerBound / unit * unit..<(high.overflow ? .max : high.partialValue / unit * unit)
+    }
+
+    // MARK: Holes
+
+    /// The next byte from `offset` that is data (or a hole). ENXIO at and past the end of the file.
+    func seek(from offset: UInt64, forData: Bool) throws(Ext4Error) -> UInt64 {
+        let size = inode.size
+        guard offset < size else { throw .posix(Errno.noSuchDeviceOrAddress) }
+        for mapping in try core.begin(reading: offset / unit..<(size + unit - 1) / unit) {
+            var isData = false
+            if case .mapped = mapping.target { isData = true }
+            if isData == forData { return max(offset, mapping.range.lowerBound * unit) }
+        }
+        if forData { throw .posix(Errno.noSuchDeviceOrAddress) }
+        return size
+    }
+}

@@ -1,0 +1,162 @@
+internal import Allocator
+internal import BlockIO
+internal import Ext4Format
+internal import Journal
+
+/// Changes of a file's size, and the freeing of its blocks. The caller holds the inode lock for writing.
+struct Truncation {
+    let volume: Volume
+    let inode: Inode
+    let orphans: OrphanTable
+    let inodes: InodeCache
+    private var unit: UInt64 { UInt64(volume.blockByteCount) }
+
+    /// Sets the size. Growing makes a hole. Shrinking is one operation after a crash as well: if the blocks do not fit
+    /// one handle, the inode is an orphan while they go, and recovery finishes the work.
+    func setSize(to size: UInt64, privileged: Bool) throws(Ext4Error) {
+        guard size <= FileData.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        let old = inode.size
+        let lease = inode.ranges.acquire(min(old, size) / unit * unit..<UInt64.max, exclusive: true)
+        defer { lease.release() }
+        guard size < old else { return try grow(to: size) }
+        guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+        let tail = try stageTail(size, privileged)
+        let first = (size + unit - 1) / unit
+        let fits = try countSteps(from: first) <= Self.stepsPerHandle
+        let now = volume.now()
+        let credits = 2 + OrphanTable.credits + (tail == nil ? 0 : tailCredits(tail)) + (fits ? try stepCredits() : 0)
+        try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
+            if let tail { try publish(tail, in: handle) }
+            try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                record.size = size
+                record.modification = now
+                record.change = now
+            }
+            guard fits else { return try orphans.add(inode, volume, in: handle) }
+            _ = try freeSteps(from: first, in: handle)
+        }
+        if !fits { try finish(from: first) { handle throws(Ext4Error) in
+            try orphans.remove(inode, volume, inodes, in: handle)
+        } }
+    }
+
+    private func grow(to size: UInt64) throws(Ext4Error) {
+        let now = volume.now()
+        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                record.size = size
+                record.modification = now
+                record.change = now
+            }
+        }
+    }
+
+    // MARK: The tail
+
+    /// A last block of which only a part stays is written anew, out of place, with zeros behind: bytes past the end must
+    /// read as zeros when the file grows again, and zeroing in place would show after a crash that keeps the old size.
+    private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> StagedWrite? {
+        guard size % unit != 0 else { return nil }
+        let core = MappingCore(volume: volume, inode: inode)
+        let block = size / unit
+        guard let old = try core.begin(reading: block..<block + 1).first, case .mapped(let start) = old.target else {
+            return nil
+        }
+        let buffer = AlignedBuffer(byteCount: Int(unit))
+        try volume.device.read(into: buffer, at: volume.offset(of: start))
+        buffer.withMutableBytes { $0.fill(Int(size % unit)..<Int(unit), with: 0) }
+        let write = try core.begin(writing: block..<block + 1, outOfPlace: true, privileged: privileged)
+        guard let new = write.mappings.first?.target.start else { preconditionFailure("one block, one mapping") }
+        try volume.device.write(buffer, at: volume.offset(of: new))
+        return write
+    }
+
+    private func tailCredits(_ tail: StagedWrite?) -> Int {
+        tail.map { 4 + ExtentTree.creditsNeeded(depth: $0.depth + 1) } ?? 0
+    }
+
+    private func publish(_ tail: StagedWrite, in handle: borrowing Handle) throws(Ext4Error) {
+        try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            for mapping in tail.mappings {
+                try MappingCore(volume: volume, inode: inode).publish(mapping, tail, in: handle)
+            }
+        }
+    }
+
+    // MARK: Freeing from the end
+
+    private static let stepsPerHandle = 8
+    /// So that one step touches three groups at the most.
+    private var blocksPerStep: UInt64 { 2 * UInt64(volume.superBlock.blocksPerGroup) }
+    /// Directory and symlink blocks have been in the journal: each is revoked.
+    private var isMetadata: Bool { inode.type != .regular }
+
+    private func stepCredits() throws(Ext4Error) -> Int {
+        let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            try ExtentTree(volume: volume, inode: inode).depth
+        }
+        let each = 6 + ExtentTree.creditsNeeded(depth: depth)
+        return Self.stepsPerHandle * (each + (isMetadata ? Int(min(blocksPerStep, Self.metadataBlocksPerStep)) : 0))
+    }
+    private static let metadataBlocksPerStep: UInt64 = 16
+
+    /// How many steps it takes to free everything from `first` on, counted no further than one handle allows.
+    private func countSteps(from first: UInt64) throws(Ext4Error) -> Int {
+        try inode.mapping.withReadLock { () throws(Ext4Error) in
+            let tree = ExtentTree(volume: volume, inode: inode)
+            var count = 0
+            var next = first
+            while next < 1 << 32, count <= Self.stepsPerHandle {
+                let piece = try tree.find(FileBlock(UInt32(next)))
+                if case .extent(let extent) = piece {
+                    let blocks = extent.end - next
+                    count += Int((blocks + stepLimit - 1) / stepLimit)
+                }
+                next = piece.range.upperBound
+            }
+            return count
+        }
+    }
+
+    private var stepLimit: UInt64 { isMetadata ? min(blocksPerStep, Self.metadataBlocksPerStep) : blocksPerStep }
+
+    /// Frees from the end of the file, down to `first`, as much as one handle may. True when nothing is left.
+    private func freeSteps(from first: UInt64, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
+        try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            let tree = ExtentTree(volume: volume, inode: inode)
+            let space = try volume.blocks.reserve(0, privileged: true)
+            for _ in 0..<Self.stepsPerHandle {
+                guard let last = try tree.last(), last.end > first else { return true }
+                let low = max(UInt64(last.first.rawValue), first, last.end > stepLimit ? last.end - stepLimit : 0)
+                for run in try tree.replace(low..<last.end, with: [], from: space, in: handle) {
+                    try release(run, in: handle)
+                }
+            }
+            return try tree.last().map { $0.end <= first } ?? true
+        }
+    }
+
+    private func release(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {
+        if isMetadata {
+            for index in 0..<UInt64(run.count) { try handle.revoke(run.start + index) }
+        }
+        try volume.blocks.free(BlockRun(start: run.start, count: run.count), in: handle)
+        try inode.update(in: handle, volume) { record throws(Ext4Error) in
+            record.addBlocks(-Int64(run.count), volume.blockByteCount)
+        }
+    }
+
+    /// Frees everything from `first` on, in as many handles as it takes, and runs `last` in the final one.
+    func finish(
+        from first: UInt64, lastCredits: Int = OrphanTable.credits + 1,
+        _ last: (borrowing Handle) throws(Ext4Error) -> Void
+    ) throws(Ext4Error) {
+        var isDone = false
+        while !isDone {
+            try volume.withHandle(credits: try stepCredits() + 1 + lastCredits) { handle throws(Ext4Error) in
+                isDone = try freeSteps(from: first, in: handle)
+                if isDone { try last(handle) }
+            }
+        }
+    }
+}

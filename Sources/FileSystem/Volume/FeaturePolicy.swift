@@ -1,0 +1,42 @@
+internal import Ext4Format
+
+/// Which features an image may have, and how it may then be mounted (design, section 11).
+enum FeaturePolicy {
+    private static var readable: Features.Incompatible {
+        [.fileType, .needsRecovery, .extents, .is64Bit, .flexibleGroups, .checksumSeed, .largeDirectory]
+    }
+    /// Of the readable ones, those that cannot be written yet.
+    private static var readOnly: Features.Incompatible { [.largeDirectory] }
+
+    private static var writable: Features.ReadOnlyCompatible {
+        [
+            .sparseSuper, .largeFile, .hugeFile, .groupChecksums, .directoryLinks, .extraInodeSize, .metadataChecksums,
+            .orphanPresent,
+        ]
+    }
+
+    private static var writableCompatible: Features.Compatible {
+        [.hasJournal, .extendedAttributes, .resizeInode, .directoryIndex, .fastCommit, .stableInodes, .orphanFile]
+    }
+
+    /// Throws `.unsupported` with the names of what stands in the way. An unknown incompat feature forbids reading, an
+    /// unknown ro_compat feature forbids writing, as the words demand.
+    static func check(_ superBlock: SuperBlock, readOnly wantsReadOnly: Bool) throws(Ext4Error) {
+        let features = superBlock.features
+        let unreadable = features.incompatible.subtracting(readable)
+        guard unreadable.isEmpty else {
+            throw .unsupported(features: Features.names(unreadable), hint: "jext4 cannot read it")
+        }
+        guard !wantsReadOnly else { return }
+        var names = Features.names(features.readOnlyCompatible.subtracting(writable))
+        names += Features.names(features.incompatible.intersection(readOnly))
+        names += Features.names(features.compatible.intersection(.sparseSuper2))
+        guard names.isEmpty else { throw .unsupported(features: names, hint: "mount it with -o ro") }
+        guard features.incompatible.contains(.extents) else {
+            throw .unsupported(features: ["^extent"], hint: "files are mapped by indirect blocks; mount it with -o ro")
+        }
+        guard features.compatible.contains(.hasJournal) else {
+            throw .unsupported(features: ["^has_journal"], hint: "jext4 writes only with a journal; mount it with -o ro")
+        }
+    }
+}

@@ -1,0 +1,87 @@
+package import BlockIO
+package import Ext4Format
+package import Journal
+internal import Allocator
+
+/// Where the journal of an image lies and what its super block says: read before the volume is mounted.
+package struct JournalLocation: Sendable {
+    package let log: LogArea
+    package let superBlock: JournalSuperBlock
+
+    /// Follows the journal inode through its extents or its block map. `.corrupt` when that leads out of the volume.
+    package init(on device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
+        guard superBlock.journalInode != 0 else {
+            throw .unsupported(features: ["journal_dev"], hint: "the journal lies on another device")
+        }
+        let volume = try Volume(bare: device, superBlock, MountOptions())
+        let number = InodeNumber(superBlock.journalInode)
+        guard number == .journal, volume.layout.place(of: number) != nil else {
+            throw .corrupt("super block", where: "journal inode \(number.rawValue) is out of range")
+        }
+        let inode = try Inode(reading: number, volume)
+        guard inode.type == .regular, inode.field({ $0.linkCount }) > 0 else {
+            throw .corrupt("journal inode", where: "inode \(number.rawValue) is not a regular file")
+        }
+        let blockCount = inode.size / UInt64(superBlock.blockByteCount)
+        guard blockCount >= Self.minimumBlocks, blockCount <= min(superBlock.blockCount, 1 << 32 - 1) else {
+            throw .corrupt("journal inode", where: "size \(inode.size)")
+        }
+        var runs: [(start: FSBlock, count: UInt32)] = []
+        for mapping in try MappingCore(volume: volume, inode: inode).begin(reading: 0..<blockCount) {
+            guard case .mapped(let start) = mapping.target else {
+                throw .corrupt("journal inode", where: "hole at block \(mapping.range.lowerBound)")
+            }
+            runs.append((start, UInt32(mapping.range.count)))
+        }
+        log = try LogArea(device: device, blockByteCount: superBlock.blockByteCount, runs: runs)
+        let first = AlignedBuffer(byteCount: superBlock.blockByteCount)
+        try log.read(0, count: 1, into: first)
+        self.superBlock = try first.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
+    }
+
+    /// `JBD2_MIN_JOURNAL_BLOCKS`.
+    private static let minimumBlocks: UInt64 = 1024
+}
+
+extension Volume {
+    /// A volume for looking at, without a journal.
+    convenience init(bare device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions) throws(Ext4Error) {
+        let cache = MetadataCache(
+            device: device, blockByteCount: superBlock.blockByteCount, blockCount: superBlock.blockCount,
+            capacityBytes: options.cacheByteCount)
+        self.init(device: device, superBlock: superBlock, cache: cache, journal: nil, options: options)
+    }
+
+    convenience init(
+        device: any BlockDevice, superBlock: SuperBlock, cache: MetadataCache, journal: Journal?, options: MountOptions
+    ) {
+        let layout = VolumeLayout(superBlock)
+        let groups = GroupTable(layout: layout, cache: cache)
+        let blocks = BlockAllocator(
+            layout: layout, cache: cache, groups: groups, freeBlockCount: superBlock.freeBlockCount,
+            commitToFree: { () throws(Ext4Error) in try journal?.sync() })
+        let inodes = InodeAllocator(
+            layout: layout, cache: cache, groups: groups, freeInodeCount: superBlock.freeInodeCount)
+        self.init(
+            device: device, superBlock: superBlock, cache: cache, journal: journal, groups: groups, blocks: blocks,
+            inodes: inodes, options: options)
+    }
+
+    /// Blocks that never hold files: what statfs leaves out (bsddf). The journal counts among them.
+    var overheadBlockCount: UInt64 {
+        var withHeader = [0, 1].filter { $0 < layout.groupCount && layout.hasSuperBlock(GroupNumber($0)) }
+        if superBlock.features.readOnlyCompatible.contains(.sparseSuper) {
+            for base: UInt64 in [3, 5, 7] {
+                var power = base
+                while power < UInt64(layout.groupCount) {
+                    withHeader.append(UInt32(power))
+                    power *= base
+                }
+            }
+        }
+        let headers = withHeader.reduce(UInt64(0)) { $0 + UInt64(layout.headerBlockCount(of: GroupNumber($1))) }
+        let perGroup = 2 + UInt64(layout.inodeTableBlockCount)
+        let total = UInt64(superBlock.firstDataBlock) + headers + UInt64(layout.groupCount) * perGroup
+        return min(total, superBlock.blockCount)
+    }
+}

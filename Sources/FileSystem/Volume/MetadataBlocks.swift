@@ -1,0 +1,61 @@
+internal import Allocator
+internal import Ext4Format
+internal import Journal
+
+// Blocks of an inode that hold metadata: directories, slow symlinks, the orphan file.
+extension Volume {
+    /// The block behind one block of such an inode, in the cache, not verified. A hole is `.corrupt`.
+    func metadataBlock(_ inode: Inode, _ block: FileBlock, _ kind: String) throws(Ext4Error) -> CachedBlock {
+        let place = UInt64(block.rawValue)
+        let mapping = try MappingCore(volume: self, inode: inode).begin(reading: place..<place + 1).first
+        guard let mapping, case .mapped(let start) = mapping.target else {
+            throw .corrupt(kind, where: "inode \(inode.number.rawValue): hole at block \(block.rawValue)")
+        }
+        return try cache.block(start)
+    }
+
+    /// The block behind one block of a directory. A hole or a block past the end is `.corrupt`.
+    func directoryBlock(_ inode: Inode, _ block: FileBlock) throws(Ext4Error) -> CachedBlock {
+        guard (UInt64(block.rawValue) + 1) * UInt64(blockByteCount) <= inode.size else {
+            throw .corrupt("directory", where: "inode \(inode.number.rawValue): block \(block.rawValue) is past its end")
+        }
+        return try metadataBlock(inode, block, "directory")
+    }
+
+    /// Adds one zero-filled block at the end of a directory: allocated, mapped, counted.
+    func appendDirectoryBlock(
+        to inode: Inode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) -> (number: FileBlock, block: CachedBlock) {
+        let index = inode.size / UInt64(blockByteCount)
+        let number = FileBlock(UInt32(index))
+        let block = try appendMetadataBlock(to: inode, at: number, from: space, in: handle)
+        try inode.update(in: handle, self) { record throws(Ext4Error) in
+            record.size = (index + 1) * UInt64(blockByteCount)
+        }
+        return (number, block)
+    }
+
+    /// A new block of metadata mapped at `place`; the size is the caller's matter.
+    func appendMetadataBlock(
+        to inode: Inode, at place: FileBlock, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) -> CachedBlock {
+        let tree = ExtentTree(volume: self, inode: inode)
+        return try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            let group = layout.place(of: inode.number)?.group ?? GroupNumber(0)
+            let goal = try tree.last().map { $0.start + UInt64($0.count) } ?? layout.firstBlock(of: group)
+            let block = try blocks.allocate(goal: goal, from: space, in: handle)
+            let extent = Extent(first: place, count: 1, start: block)
+            _ = try tree.replace(UInt64(place.rawValue)..<UInt64(place.rawValue) + 1, with: [extent], from: space, in: handle)
+            try inode.update(in: handle, self) { record throws(Ext4Error) in record.addBlocks(1, blockByteCount) }
+            return try handle.create(block)
+        }
+    }
+
+    /// What appending `count` blocks may take besides them for the extent tree, and may change.
+    func spaceForAppend(to inode: Inode, blocks count: UInt64) throws(Ext4Error) -> (blocks: UInt64, credits: Int) {
+        let depth = inode.hasExtents
+            ? try inode.mapping.withReadLock { () throws(Ext4Error) in try ExtentTree(volume: self, inode: inode).depth } : 0
+        // Each block: itself, its bitmap and descriptor. The tree grows by one path at the most for so few.
+        return (count + ExtentTree.nodesNeeded(depth: depth + 1), 3 * Int(count) + ExtentTree.creditsNeeded(depth: depth + 1))
+    }
+}

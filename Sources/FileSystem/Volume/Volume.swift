@@ -1,0 +1,69 @@
+internal import Allocator
+internal import BlockIO
+internal import Ext4Format
+internal import Journal
+internal import Synchronization
+
+/// What all parts of a mounted file system share. Immutable but for what its members guard themselves.
+final class Volume: Sendable {
+    let device: any BlockDevice
+    /// As decoded at mount: facts that no operation changes.
+    let superBlock: SuperBlock
+    let layout: VolumeLayout
+    let cache: MetadataCache
+    /// nil when mounted read-only.
+    let journal: Journal?
+    let groups: GroupTable
+    let blocks: BlockAllocator
+    let inodes: InodeAllocator
+    let options: MountOptions
+    private let generation: Atomic<UInt32>
+
+    init(
+        device: any BlockDevice, superBlock: SuperBlock, cache: MetadataCache, journal: Journal?, groups: GroupTable,
+        blocks: BlockAllocator, inodes: InodeAllocator, options: MountOptions
+    ) {
+        self.device = device
+        self.superBlock = superBlock
+        layout = VolumeLayout(superBlock)
+        self.cache = cache
+        self.journal = journal
+        self.groups = groups
+        self.blocks = blocks
+        self.inodes = inodes
+        self.options = options
+        generation = Atomic(options.firstGeneration)
+    }
+
+    var blockByteCount: Int { superBlock.blockByteCount }
+    var hasChecksums: Bool { superBlock.hasMetadataChecksums }
+
+    func now() -> Timestamp { options.clock() }
+
+    /// For a new inode: never the same twice in a row for one number, so that a stale handle is told apart.
+    func nextGeneration() -> UInt32 { generation.wrappingAdd(1, ordering: .relaxed).oldValue }
+
+    /// Opens a handle, or throws EROFS on a read-only volume.
+    func withHandle<R>(
+        credits: Int, _ body: (borrowing Handle) throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
+        guard let journal else { throw .posix(Errno.readOnly) }
+        return try journal.withHandle(credits: credits, body)
+    }
+
+    /// The bytes on the device where a block starts.
+    func offset(of block: FSBlock) -> UInt64 { block.rawValue * UInt64(blockByteCount) }
+
+    /// Changes the super block through the journal and refreshes its checksum. 1 credit.
+    func modifySuperBlock(
+        in handle: borrowing Handle, _ body: (inout MutableRawSpan) -> Void
+    ) throws(Ext4Error) {
+        let place = superBlock.superBlockPlace
+        let block = try cache.block(place.block)
+        try handle.modify(block) { bytes throws(Ext4Error) in
+            var part = bytes._mutatingExtracting(place.offset..<place.offset + SuperBlock.byteCount)
+            body(&part)
+            if hasChecksums { SuperBlock.updateChecksum(&part) }
+        }
+    }
+}
