@@ -32,7 +32,7 @@ struct GroupOrders: Sendable {
     /// The truth, from a loaded bitmap: nil is a full or unusable group.
     mutating func setOrder(_ order: Int?, of group: UInt32) {
         let code = UInt8(order.map { $0 + 2 } ?? 1)
-        let key = group >> Self.chunkShift, index = Int(group & 1 << Self.chunkShift - 1)
+        let key = group >> Self.chunkShift, index = Int(group & (1 << Self.chunkShift - 1))
         let old = known[key]?[index] ?? 0
         guard old != code else { return }
         if old >= 2 { lists[Int(old) - 2].remove(group) }
@@ -42,7 +42,7 @@ struct GroupOrders: Sendable {
 
     /// A guess, from a descriptor: does not replace what is known.
     mutating func guess(freeBlockCount: UInt32, of group: UInt32) {
-        guard known[group >> Self.chunkShift]?[Int(group & 1 << Self.chunkShift - 1)] ?? 0 == 0 else { return }
+        guard known[group >> Self.chunkShift]?[Int(group & (1 << Self.chunkShift - 1))] ?? 0 == 0 else { return }
         let order = freeBlockCount == 0 ? nil : UInt32.bitWidth - 1 - freeBlockCount.leadingZeroBitCount
         setOrder(order.map { min($0, lists.count - 1) }, of: group)
     }
