@@ -1,0 +1,197 @@
+package import Ext4Format
+internal import Journal
+internal import Threads
+
+/// A mounted ext4 volume: POSIX operations on inode numbers, without FUSE.
+///
+/// Any thread may call anything at any time. An operation returns when its change is in the running transaction; `sync`
+/// makes it durable. Inode numbers are ext4's (the root is 2). Every call that answers `Attributes` for a name takes one
+/// reference on that inode, which `forget` gives back: an inode without a name lives as long as it is referred to.
+package final class FileSystem: Sendable {
+    let volume: Volume
+    let inodes: InodeCache
+    let orphans: OrphanTable
+    /// Held while a directory moves from one directory to another: the shape of the tree stands still.
+    let renameLock = ReaderWriterLock()
+
+    init(volume: Volume, inodes: InodeCache, orphans: OrphanTable) {
+        self.volume = volume
+        self.inodes = inodes
+        self.orphans = orphans
+    }
+
+    package var isReadOnly: Bool { volume.journal == nil || volume.journal?.isAborted == true }
+    package var volumeName: String { String(decoding: volume.superBlock.volumeName, as: UTF8.self) }
+    package var uuid: [UInt8] { volume.superBlock.uuid }
+    package var blockByteCount: Int { volume.blockByteCount }
+
+    /// The inode behind a number that a caller holds. A number that names nothing is ESTALE.
+    func inode(_ number: InodeNumber) throws(Ext4Error) -> Inode {
+        guard volume.layout.place(of: number) != nil else { throw .posix(Errno.stale) }
+        return try inodes.inode(number, volume)
+    }
+
+    /// The inode that a directory entry names. Free inodes and ones that belong to the system are damage.
+    func child(_ entry: Directory.Entry) throws(Ext4Error) -> Inode {
+        guard entry.inode == .root || entry.inode.rawValue >= volume.superBlock.firstInode else {
+            throw .corrupt("directory entry", where: "names inode \(entry.inode.rawValue)")
+        }
+        let inode = try inodes.inode(entry.inode, volume)
+        let (links, mode) = inode.field { ($0.linkCount, $0.mode) }
+        guard links > 0, FileType(mode: mode) != nil else {
+            throw .corrupt("directory entry", where: "names the free inode \(entry.inode.rawValue)")
+        }
+        return inode
+    }
+
+    func requireWritable() throws(Ext4Error) {
+        guard volume.journal != nil else { throw .posix(Errno.readOnly) }
+    }
+
+    // MARK: Looking up
+
+    /// nil when there is no such name. Takes a reference.
+    package func lookup(_ name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes? {
+        let directory = try inode(parent)
+        return try directory.lock.withReadLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            guard let entry = try Directory(volume: volume, inode: directory).lookup(name) else { return nil }
+            let inode = try child(entry)
+            inodes.retain(inode.number)
+            return inode.attributes(volume)
+        }
+    }
+
+    /// Gives references back; an inode without a name and without references is deleted.
+    package func forget(_ number: InodeNumber, count: UInt64) {
+        guard inodes.release(number, count: count) else { return }
+        // What fails here is finished by the next recovery: the inode is an orphan.
+        try? delete(number)
+    }
+
+    package func attributes(of number: InodeNumber) throws(Ext4Error) -> Attributes {
+        try inode(number).attributes(volume)
+    }
+
+    package func readLink(_ number: InodeNumber) throws(Ext4Error) -> [UInt8] {
+        let inode = try inode(number)
+        guard inode.type == .symlink else { throw .posix(Errno.invalid) }
+        let record = inode.record
+        let isFast = record.isFastSymlink
+        let limit = isFast ? InodeRecord.areaByteCount : volume.blockByteCount
+        guard record.size > 0, record.size <= limit else {
+            throw .corrupt("symlink", where: "inode \(number.rawValue): \(record.size) bytes")
+        }
+        if isFast { return record.withArea { $0.array(0..<Int(record.size)) } }
+        let block = try volume.metadataBlock(inode, FileBlock(0), "symlink")
+        return try block.withBytes { bytes throws(Ext4Error) in bytes.array(0..<Int(record.size)) }
+    }
+
+    /// See `Directory.read`. With attributes, a reference is taken for each record that `each` accepts, but for the dots.
+    package func readDirectory(
+        _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, _ each: (DirectoryRecord) -> Bool
+    ) throws(Ext4Error) {
+        let directory = try inode(number)
+        try directory.lock.withReadLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            var failure: Ext4Error?
+            try Directory(volume: volume, inode: directory).read(after: cookie) { entry, cookie in
+                var record = DirectoryRecord(
+                    name: entry.name, inode: entry.inode, type: FileType.direntType(ofEntryCode: entry.type), cookie: cookie)
+                let isDot = entry.name == [0x2E] || entry.name == [0x2E, 0x2E]
+                if withAttributes && !isDot {
+                    do throws(Ext4Error) { record.attributes = try child(entry).attributes(volume) } catch {
+                        failure = error
+                        return false
+                    }
+                    // Before the record is handed over: once it is, the kernel may forget it at any time.
+                    inodes.retain(entry.inode)
+                    guard each(record) else {
+                        _ = inodes.release(entry.inode, count: 1)
+                        return false
+                    }
+                    return true
+                }
+                return each(record)
+            }
+            if let failure { throw failure }
+        }
+        try touchAccessTime(directory)
+    }
+
+    // MARK: Data
+
+    /// Fills `bytes` from byte `offset`; answers the count, short at the end of the file.
+    package func read(
+        _ number: InodeNumber, at offset: UInt64, into bytes: inout MutableRawSpan
+    ) throws(Ext4Error) -> Int {
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+        let count = try FileData(volume, inode).read(at: offset, into: &bytes)
+        try touchAccessTime(inode)
+        return count
+    }
+
+    /// Writes all of `bytes` at byte `offset`.
+    package func write(_ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan) throws(Ext4Error) -> Int {
+        try requireWritable()
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+        return try FileData(volume, inode).write(at: offset, bytes, privileged: true)
+    }
+
+    /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.
+    package func seek(_ number: InodeNumber, from offset: UInt64, for data: Bool) throws(Ext4Error) -> UInt64 {
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(Errno.invalid) }
+        return try FileData(volume, inode).seek(from: offset, forData: data)
+    }
+
+    /// relatime: the access time moves when it is not newer than the last change, or is a day old.
+    private func touchAccessTime(_ inode: Inode) throws(Ext4Error) {
+        guard let journal = volume.journal, !journal.isAborted else { return }
+        let now = volume.now()
+        let isDue = inode.field { record in
+            !record.flags.contains(.noAccessTime)
+                && (record.access <= record.modification || record.access <= record.change
+                    || now.seconds - record.access.seconds >= 86400)
+        }
+        guard isDue else { return }
+        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try inode.update(in: handle, volume, isData: false) { record throws(Ext4Error) in record.access = now }
+        }
+    }
+
+    // MARK: Durability
+
+    /// fsync and fdatasync. When it returns, the file's data and what leads to them survive a power cut.
+    package func sync(_ number: InodeNumber, dataOnly: Bool) throws(Ext4Error) {
+        guard let journal = volume.journal else { return }
+        let inode = try inode(number)
+        guard let transaction = inode.lastTransaction(dataOnly: dataOnly) else {
+            // Read anew since its last change, or never changed: whatever changed it is in the log or running.
+            return try journal.sync()
+        }
+        try journal.makeDurable(transaction)
+    }
+
+    /// syncfs: everything finished so far.
+    package func syncAll() throws(Ext4Error) { try volume.journal?.sync() }
+
+    package func statistics() -> VolumeStatistics {
+        let superBlock = volume.superBlock
+        let free = volume.blocks.freeBlockCount
+        let id = superBlock.uuid.prefix(8).reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
+        return VolumeStatistics(
+            blockByteCount: volume.blockByteCount, blocks: superBlock.blockCount - volume.overheadBlockCount,
+            freeBlocks: free, availableBlocks: free - min(free, superBlock.reservedBlockCount),
+            inodes: UInt64(superBlock.inodeCount), freeInodes: UInt64(volume.inodes.freeInodeCount), fsid: id)
+    }
+}
+
+extension InodeRecord {
+    /// The target lies in `i_block`: no block belongs to the inode but perhaps one of attributes.
+    var isFastSymlink: Bool {
+        FileType(mode: mode) == .symlink && !flags.contains(.extents) && size < UInt64(Self.areaByteCount)
+    }
+}

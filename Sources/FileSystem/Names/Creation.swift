@@ -1,0 +1,176 @@
+internal import Allocator
+package import Ext4Format
+internal import Journal
+
+// What brings a new inode into a directory.
+extension FileSystem {
+    package func createFile(
+        _ name: FileName, in parent: InodeNumber, mode: UInt16, caller: Caller
+    ) throws(Ext4Error) -> Attributes {
+        let mode = FileType.regular.rawValue | mode & 0o7777
+        return try create(name, in: parent, mode: mode, caller, .empty)
+    }
+
+    /// Fifos, sockets and devices; also a regular file, as mknod allows. Other types are EINVAL.
+    package func makeNode(
+        _ name: FileName, in parent: InodeNumber, mode: UInt16, major: UInt32, minor: UInt32, caller: Caller
+    ) throws(Ext4Error) -> Attributes {
+        switch FileType(mode: mode) {
+        case .regular, nil: return try createFile(name, in: parent, mode: mode, caller: caller)
+        case .fifo, .socket: return try create(name, in: parent, mode: mode, caller, .nothing)
+        case .characterDevice, .blockDevice:
+            return try create(name, in: parent, mode: mode, caller, .device(major: major, minor: minor))
+        case .directory, .symlink: throw .posix(Errno.invalid)
+        }
+    }
+
+    package func makeDirectory(
+        _ name: FileName, in parent: InodeNumber, mode: UInt16, caller: Caller
+    ) throws(Ext4Error) -> Attributes {
+        try create(name, in: parent, mode: FileType.directory.rawValue | mode & 0o7777, caller, .directory)
+    }
+
+    package func makeSymlink(
+        _ name: FileName, in parent: InodeNumber, target: [UInt8], caller: Caller
+    ) throws(Ext4Error) -> Attributes {
+        guard !target.isEmpty, !target.contains(0) else { throw .posix(Errno.invalid) }
+        guard target.count < min(volume.blockByteCount, 4096) else { throw .posix(Errno.nameTooLong) }
+        return try create(name, in: parent, mode: FileType.symlink.rawValue | 0o777, caller, .symlink(target))
+    }
+
+    /// What a new inode starts with.
+    private enum Content {
+        case empty
+        case nothing
+        case device(major: UInt32, minor: UInt32)
+        case directory
+        case symlink([UInt8])
+    }
+
+    private func create(
+        _ name: FileName, in parent: InodeNumber, mode: UInt16, _ caller: Caller, _ content: Content
+    ) throws(Ext4Error) -> Attributes {
+        try requireWritable()
+        guard !name.isDotOrDotDot else { throw .posix(Errno.exists) }
+        let directory = try inode(parent)
+        return try directory.lock.withWriteLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+            let view = Directory(volume: volume, inode: directory)
+            let plan = try view.planInsert(name)
+            let inherited = try inheritance(from: directory, mode: mode, caller)
+            let isDirectory = FileType(mode: mode) == .directory
+            if isDirectory { try checkLinkLimit(of: directory) }
+            let record = newRecord(inherited.mode, in: directory, caller, content)
+            let growth = try volume.spaceForAppend(to: directory, blocks: Directory.insertBlocks)
+            let space = try volume.blocks.reserve(growth.blocks + 3, privileged: caller.uid == 0)
+            // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; its attributes; both ends.
+            let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
+            return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
+                let number = try volume.inodes.allocate(
+                    parent: parent, isDirectory: isDirectory, isTopLevel: parent == .root, in: handle)
+                let child = try Inode(creating: number, record, volume, in: handle)
+                inodes.insert(child)
+                try fill(child, content, parent: parent, from: space, in: handle)
+                try apply(inherited, to: child, from: space, in: handle)
+                try view.insert(
+                    plan, inode: number, type: FileType(mode: mode)?.entryCode ?? 0, from: space, in: handle)
+                try directory.update(in: handle, volume) { record throws(Ext4Error) in
+                    record.modification = child.field { $0.creation }
+                    record.change = record.modification
+                    if isDirectory { record.countDirectoryLink(+1) }
+                }
+                inodes.retain(number)
+                return child.attributes(volume)
+            }
+        }
+    }
+
+    private func newRecord(_ mode: UInt16, in directory: Inode, _ caller: Caller, _ content: Content) -> InodeRecord {
+        let parent = directory.record
+        let extra = min(Int(volume.superBlock.wantedExtraInodeSize), volume.superBlock.inodeByteCount - 128)
+        var record = InodeRecord(
+            mode: mode, uid: caller.uid, gid: caller.gid, now: volume.now(), extraSize: UInt16(max(extra, 0)),
+            generation: volume.nextGeneration())
+        record.flags = parent.flags.intersection(.inherited)
+        record.project = parent.flags.contains(.projectInherit) ? parent.project : 0
+        if parent.mode & 0o2000 != 0 {
+            record.gid = parent.gid
+            if FileType(mode: mode) == .directory { record.mode |= 0o2000 }
+        }
+        switch content {
+        case .empty, .directory: record.makeEmptyExtentRoot()
+        case .nothing: break
+        case .device(let major, let minor): record.setDevice(major: major, minor: minor)
+        case .symlink(let target):
+            record.size = UInt64(target.count)
+            if target.count < InodeRecord.areaByteCount {
+                record.withMutableArea { $0.copy(target, at: 0) }
+            } else {
+                record.makeEmptyExtentRoot()
+            }
+        }
+        if case .directory = content { record.linkCount = 2 } else { record.flags.remove(.directorySync) }
+        return record
+    }
+
+    private func fill(
+        _ child: Inode, _ content: Content, parent: InodeNumber, from space: BlockReservation,
+        in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        switch content {
+        case .directory:
+            try Directory(volume: volume, inode: child).initialize(parent: parent, from: space, in: handle)
+        case .symlink(let target) where target.count >= InodeRecord.areaByteCount:
+            let block = try volume.appendMetadataBlock(to: child, at: FileBlock(0), from: space, in: handle)
+            try handle.modify(block) { bytes throws(Ext4Error) in bytes.copy(target, at: 0) }
+        case .symlink, .empty, .nothing, .device: break
+        }
+    }
+
+    // MARK: Inherited ACLs
+
+    private static let accessACL = [UInt8]("system.posix_acl_access".utf8)
+    private static let defaultACL = [UInt8]("system.posix_acl_default".utf8)
+
+    private func inheritance(from directory: Inode, mode: UInt16, _ caller: Caller) throws(Ext4Error) -> InheritedACL {
+        let attributes = ExtendedAttributes(volume: volume, inode: directory)
+        let isSymlink = FileType(mode: mode) == .symlink
+        let parentDefault = isSymlink ? nil : try attributes.value(of: Self.defaultACL)
+        return try InheritedACL.from(
+            parentDefault: parentDefault, mode: mode, umask: isSymlink ? 0 : caller.umask,
+            isDirectory: FileType(mode: mode) == .directory)
+    }
+
+    private func apply(
+        _ inherited: InheritedACL, to child: Inode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let attributes = ExtendedAttributes(volume: volume, inode: child)
+        for (name, value) in [(Self.accessACL, inherited.access), (Self.defaultACL, inherited.defaults)] {
+            guard let value else { continue }
+            let plan = try attributes.plan(setting: name, to: value, create: false, replace: false)
+            try attributes.apply(plan, from: space, in: handle)
+        }
+    }
+}
+
+extension FileSystem {
+    /// `EXT4_LINK_MAX`.
+    static let maximumLinks: UInt16 = 65000
+
+    /// A directory with dir_nlink may have any number of subdirectories: its count then stays at 1.
+    func checkLinkLimit(of directory: Inode) throws(Ext4Error) {
+        let (links, isIndexed) = directory.field { ($0.linkCount, $0.flags.contains(.index)) }
+        let mayOverflow = isIndexed && volume.superBlock.features.readOnlyCompatible.contains(.directoryLinks)
+        if links >= Self.maximumLinks && !mayOverflow { throw .posix(Errno.tooManyLinks) }
+    }
+}
+
+extension InodeRecord {
+    /// A subdirectory came or went. 1 means "too many to count" and stays.
+    mutating func countDirectoryLink(_ change: Int) {
+        guard linkCount != 1 else { return }
+        let links = Int(linkCount) + change
+        linkCount = links > Int(FileSystem.maximumLinks) ? 1 : UInt16(max(links, 2))
+    }
+}

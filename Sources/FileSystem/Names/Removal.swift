@@ -1,0 +1,107 @@
+internal import Allocator
+package import Ext4Format
+internal import Journal
+
+// What takes a name away, and the end of an inode that has lost its last one.
+extension FileSystem {
+    package func unlink(_ name: FileName, in parent: InodeNumber) throws(Ext4Error) {
+        try remove(name, in: parent, directory: false)
+    }
+
+    /// ENOTEMPTY unless only the dots are in it.
+    package func removeDirectory(_ name: FileName, in parent: InodeNumber) throws(Ext4Error) {
+        if name.bytes == [0x2E] { throw .posix(Errno.invalid) }
+        if name.bytes == [0x2E, 0x2E] { throw .posix(Errno.notEmpty) }
+        try remove(name, in: parent, directory: true)
+    }
+
+    private func remove(_ name: FileName, in parent: InodeNumber, directory wantsDirectory: Bool) throws(Ext4Error) {
+        try requireWritable()
+        let directory = try inode(parent)
+        var gone: InodeNumber?
+        try directory.lock.withWriteLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            let view = Directory(volume: volume, inode: directory)
+            let plan = try view.planRemove(name)
+            let target = try child(plan.entry)
+            guard target !== directory else { throw .corrupt("directory", where: "inode \(parent.rawValue) contains itself") }
+            try target.lock.withWriteLock { () throws(Ext4Error) in
+                try checkRemovable(target, directory: wantsDirectory)
+                try volume.withHandle(credits: Self.removalCredits) { handle throws(Ext4Error) in
+                    try view.remove(plan, in: handle)
+                    let now = volume.now()
+                    try directory.update(in: handle, volume) { record throws(Ext4Error) in
+                        record.modification = now
+                        record.change = now
+                        if wantsDirectory { record.countDirectoryLink(-1) }
+                    }
+                    if try dropLink(target, at: now, in: handle) { gone = target.number }
+                }
+            }
+        }
+        if let gone { try delete(gone) }
+    }
+
+    /// The entry's block, both inodes, the orphan's mark.
+    static let removalCredits = 4 + 2 * OrphanTable.credits
+
+    /// Throws what unlink or rmdir must answer. The caller holds the target's lock.
+    func checkRemovable(_ target: Inode, directory wantsDirectory: Bool) throws(Ext4Error) {
+        guard target.isDirectory else {
+            if wantsDirectory { throw .posix(Errno.notDirectory) }
+            let isMapped = target.type == .regular && !target.hasExtents && target.field { $0.blockCount } > 0
+            // Freeing a block map is not written yet; an image with extents has such files only by upgrade from ext3.
+            if isMapped && target.field({ $0.linkCount }) == 1 { throw .posix(Errno.notSupported) }
+            return
+        }
+        guard wantsDirectory else { throw .posix(Errno.isDirectory) }
+        guard try Directory(volume: volume, inode: target).isEmpty() else { throw .posix(Errno.notEmpty) }
+    }
+
+    /// One name fewer. True when the inode is to be deleted once the handle is closed.
+    func dropLink(_ target: Inode, at now: Timestamp, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
+        let isLast = try target.update(in: handle, volume) { record throws(Ext4Error) in
+            record.change = now
+            record.linkCount = FileType(mode: record.mode) == .directory ? 0 : record.linkCount - 1
+            return record.linkCount == 0
+        }
+        guard isLast else { return false }
+        try orphans.add(target, volume, in: handle)
+        return inodes.markUnlinked(target.number)
+    }
+
+    // MARK: The end of an inode
+
+    /// Frees everything of an inode without names and references, and its number.
+    func delete(_ number: InodeNumber) throws(Ext4Error) {
+        let inode = try inodes.inode(number, volume)
+        try inode.lock.withWriteLock { () throws(Ext4Error) in
+            // Two threads may both have seen the last reference go.
+            guard !inode.isDeleted, inode.field({ $0.linkCount }) == 0 else { return }
+            let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
+            defer { lease.release() }
+            let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
+            guard inode.hasExtents else {
+                return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle) }
+            }
+            let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
+            try truncation.finish(from: 0, lastCredits: credits) { handle throws(Ext4Error) in
+                try free(inode, in: handle)
+            }
+        }
+    }
+
+    private func free(_ inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+        try ExtendedAttributes(volume: volume, inode: inode).releaseBlock(in: handle)
+        try orphans.remove(inode, volume, inodes, in: handle)
+        let now = UInt32(truncatingIfNeeded: max(volume.now().seconds, 1))
+        try inode.update(in: handle, volume) { record throws(Ext4Error) in
+            record.deletionTime = now
+            record.size = 0
+        }
+        let wasDirectory = inode.isDirectory
+        inode.markDeleted()
+        inodes.remove(inode)
+        try volume.inodes.free(inode.number, wasDirectory: wasDirectory, in: handle)
+    }
+}

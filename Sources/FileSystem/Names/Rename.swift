@@ -1,0 +1,226 @@
+internal import Allocator
+package import Ext4Format
+internal import Journal
+internal import Threads
+
+// link and rename: names that move or multiply.
+extension FileSystem {
+    package func link(_ number: InodeNumber, as name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes {
+        try requireWritable()
+        let directory = try inode(parent), target = try inode(number)
+        guard !target.isDirectory else { throw .posix(Errno.notPermitted) }
+        guard !name.isDotOrDotDot else { throw .posix(Errno.exists) }
+        return try directory.lock.withWriteLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+            let view = Directory(volume: volume, inode: directory)
+            let plan = try view.planInsert(name)
+            let (space, credits) = try spaceForInsert(into: directory)
+            return try target.lock.withWriteLock { () throws(Ext4Error) in
+                let links = target.field { $0.linkCount }
+                guard links > 0 else { throw .posix(Errno.noEntry) }
+                guard links < Self.maximumLinks else { throw .posix(Errno.tooManyLinks) }
+                try volume.withHandle(credits: credits + 1) { handle throws(Ext4Error) in
+                    try view.insert(plan, inode: number, type: target.type?.entryCode ?? 0, from: space, in: handle)
+                    let now = volume.now()
+                    try touch(directory, now, in: handle)
+                    try target.update(in: handle, volume) { record throws(Ext4Error) in
+                        record.linkCount += 1
+                        record.change = now
+                    }
+                }
+                inodes.retain(number)
+                return target.attributes(volume)
+            }
+        }
+    }
+
+    private func spaceForInsert(into directory: Inode) throws(Ext4Error) -> (BlockReservation, credits: Int) {
+        let growth = try volume.spaceForAppend(to: directory, blocks: Directory.insertBlocks)
+        let space = try volume.blocks.reserve(growth.blocks, privileged: true)
+        return (space, growth.credits + Directory.insertCredits + 2)
+    }
+
+    /// The times of a directory whose names changed.
+    private func touch(_ directory: Inode, _ now: Timestamp, links: Int = 0, in handle: borrowing Handle) throws(Ext4Error) {
+        try directory.update(in: handle, volume) { record throws(Ext4Error) in
+            record.modification = now
+            record.change = now
+            if links != 0 { record.countDirectoryLink(links) }
+        }
+    }
+
+    // MARK: rename
+
+    package func rename(
+        _ name: FileName, in parent: InodeNumber, to newName: FileName, in newParent: InodeNumber, flags: RenameFlags
+    ) throws(Ext4Error) {
+        try requireWritable()
+        guard flags.isSubset(of: [.noReplace, .exchange]), flags != [.noReplace, .exchange] else {
+            throw .posix(Errno.invalid)
+        }
+        guard !name.isDotOrDotDot, !newName.isDotOrDotDot else { throw .posix(Errno.invalid) }
+        var gone: InodeNumber?
+        try withDirectories(parent, newParent) { from, to throws(Ext4Error) in
+            gone = try rename(name, from, newName, to, flags)
+        }
+        if let gone { try delete(gone) }
+    }
+
+    /// Locks both directories. Across directories the tree stands still, and an ancestor is locked before what is below
+    /// it, as unlink and rmdir do; directories apart from each other go by number.
+    private func withDirectories(
+        _ parent: InodeNumber, _ newParent: InodeNumber, _ body: (Inode, Inode) throws(Ext4Error) -> Void
+    ) throws(Ext4Error) {
+        let from = try inode(parent), to = try inode(newParent)
+        guard from !== to else {
+            return try from.lock.withWriteLock { () throws(Ext4Error) in
+                try from.requireDirectory()
+                try body(from, from)
+            }
+        }
+        try renameLock.withWriteLock { () throws(Ext4Error) in
+            try from.requireDirectory()
+            try to.requireDirectory()
+            let isFirst: Bool
+            if try isAncestor(from, of: to) { isFirst = true } else if try isAncestor(to, of: from) {
+                isFirst = false
+            } else {
+                isFirst = from.number < to.number
+            }
+            let (first, second) = isFirst ? (from, to) : (to, from)
+            try first.lock.withWriteLock { () throws(Ext4Error) in
+                try second.lock.withWriteLock { () throws(Ext4Error) in try body(from, to) }
+            }
+        }
+    }
+
+    /// Whether `upper` lies on the way from `lower` to the root, or is `lower`. The rename lock is held. The walk is
+    /// bounded: on a damaged image the parents may run in a circle.
+    private func isAncestor(_ upper: Inode, of lower: Inode) throws(Ext4Error) -> Bool {
+        var current = lower
+        var seen: Set<InodeNumber> = []
+        while true {
+            if current === upper { return true }
+            if current.number == .root { return false }
+            guard seen.insert(current.number).inserted else {
+                throw .corrupt("directory", where: "inode \(current.number.rawValue) is its own ancestor")
+            }
+            let parent = try Directory(volume: volume, inode: current).parent()
+            current = try inode(parent)
+            try current.requireDirectory()
+        }
+    }
+
+    /// Both directories are locked. Answers an inode to delete.
+    private func rename(
+        _ name: FileName, _ from: Inode, _ newName: FileName, _ to: Inode, _ flags: RenameFlags
+    ) throws(Ext4Error) -> InodeNumber? {
+        guard from.field({ $0.linkCount }) > 0, to.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+        let fromView = Directory(volume: volume, inode: from), toView = Directory(volume: volume, inode: to)
+        let source = try fromView.planRemove(name)
+        let moved = try child(source.entry)
+        if moved.isDirectory, from !== to, try isAncestor(moved, of: to) { throw .posix(Errno.invalid) }
+        let existing = try toView.lookup(newName)
+        if flags.contains(.noReplace), existing != nil { throw .posix(Errno.exists) }
+        guard let existing else {
+            if flags.contains(.exchange) { throw .posix(Errno.noEntry) }
+            return try moveToNewName(source, moved, from, newName, to)
+        }
+        let target = try child(existing)
+        if target === moved { return nil }
+        if target.isDirectory, from !== to, try isAncestor(target, of: from) {
+            throw .posix(flags.contains(.exchange) ? Errno.invalid : Errno.notEmpty)
+        }
+        let (first, second) = moved.number < target.number ? (moved, target) : (target, moved)
+        return try first.lock.withWriteLock { () throws(Ext4Error) in
+            try second.lock.withWriteLock { () throws(Ext4Error) in
+                let place = try toView.planRemove(newName)
+                if flags.contains(.exchange) {
+                    try exchange((source, moved, from), (place, target, to))
+                    return nil
+                }
+                return try replace(source, moved, from, place, target, to)
+            }
+        }
+    }
+
+    private func moveToNewName(
+        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ newName: FileName, _ to: Inode
+    ) throws(Ext4Error) -> InodeNumber? {
+        let view = Directory(volume: volume, inode: to)
+        let changesParent = moved.isDirectory && from !== to
+        if changesParent { try checkLinkLimit(of: to) }
+        let plan = try view.planInsert(newName)
+        let (space, credits) = try spaceForInsert(into: to)
+        try moved.lock.withWriteLock { () throws(Ext4Error) in
+            let type = moved.type?.entryCode ?? 0
+            if changesParent { _ = try Directory(volume: volume, inode: moved).parent() }
+            try volume.withHandle(credits: credits + 8) { handle throws(Ext4Error) in
+                // The old name goes first: where both are in one directory, inserting may move it to another block.
+                try Directory(volume: volume, inode: from).remove(source, in: handle)
+                let fresh = from === to ? try view.planInsert(newName) : plan
+                try view.insert(fresh, inode: moved.number, type: type, from: space, in: handle)
+                try finishMove(moved, from, to, changesParent, in: handle)
+            }
+        }
+        return nil
+    }
+
+    /// Times of all three, and where a directory moved, its ".." and both counts.
+    private func finishMove(
+        _ moved: Inode, _ from: Inode, _ to: Inode, _ changesParent: Bool, removedDirectory: Bool = false,
+        in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let now = volume.now()
+        try touch(from, now, links: changesParent ? -1 : from === to && removedDirectory ? -1 : 0, in: handle)
+        if from !== to { try touch(to, now, links: (changesParent ? 1 : 0) - (removedDirectory ? 1 : 0), in: handle) }
+        try moved.update(in: handle, volume, isData: false) { record throws(Ext4Error) in record.change = now }
+        if changesParent { try Directory(volume: volume, inode: moved).setParent(to.number, in: handle) }
+    }
+
+    /// rename over an existing name.
+    private func replace(
+        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ place: RemovePlan, _ target: Inode, _ to: Inode
+    ) throws(Ext4Error) -> InodeNumber? {
+        if moved.isDirectory && !target.isDirectory { throw .posix(Errno.notDirectory) }
+        try checkRemovable(target, directory: moved.isDirectory)
+        let changesParent = moved.isDirectory && from !== to
+        if changesParent { _ = try Directory(volume: volume, inode: moved).parent() }
+        let type = moved.type?.entryCode ?? 0
+        var isGone = false
+        try volume.withHandle(credits: Self.removalCredits + 8) { handle throws(Ext4Error) in
+            let toView = Directory(volume: volume, inode: to)
+            try toView.replace(place, with: moved.number, type: type, in: handle)
+            let fromView = Directory(volume: volume, inode: from)
+            try fromView.remove(source, in: handle)
+            try finishMove(moved, from, to, changesParent, removedDirectory: target.isDirectory, in: handle)
+            isGone = try dropLink(target, at: volume.now(), in: handle)
+        }
+        return isGone ? target.number : nil
+    }
+
+    private typealias End = (plan: RemovePlan, inode: Inode, directory: Inode)
+
+    private func exchange(_ a: End, _ b: End) throws(Ext4Error) {
+        let crosses = a.directory !== b.directory
+        for end in [a, b] where crosses && end.inode.isDirectory {
+            _ = try Directory(volume: volume, inode: end.inode).parent()
+        }
+        let change = crosses ? (b.inode.isDirectory ? 1 : 0) - (a.inode.isDirectory ? 1 : 0) : 0
+        try volume.withHandle(credits: 12) { handle throws(Ext4Error) in
+            let now = volume.now()
+            for (here, there) in [(a, b), (b, a)] {
+                let view = Directory(volume: volume, inode: here.directory)
+                try view.replace(
+                    here.plan, with: there.inode.number, type: there.inode.type?.entryCode ?? 0, in: handle)
+                try here.inode.update(in: handle, volume, isData: false) { record throws(Ext4Error) in record.change = now }
+                if crosses && here.inode.isDirectory {
+                    try Directory(volume: volume, inode: here.inode).setParent(there.directory.number, in: handle)
+                }
+            }
+            try touch(a.directory, now, links: change, in: handle)
+            if crosses { try touch(b.directory, now, links: -change, in: handle) }
+        }
+    }
+}

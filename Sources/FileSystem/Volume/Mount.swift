@@ -1,0 +1,155 @@
+package import BlockIO
+package import Ext4Format
+internal import Journal
+
+extension FileSystem {
+    /// Mounts the volume on `device`: checks it, recovers it, finishes its orphans. Throws what names the fault, and has
+    /// then written nothing but perhaps the replay. A read-only mount writes nothing at all: the replay goes to memory.
+    package static func mount(on device: any BlockDevice, options: MountOptions) throws(Ext4Error) -> FileSystem {
+        let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
+        let device = wantsReadOnly ? OverlayDevice(over: device) : device
+        let file = try SuperBlockFile(device: device)
+        var superBlock = try file.decoded()
+        try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
+        let hasJournal = superBlock.features.compatible.contains(.hasJournal)
+        var wasDirty = false
+        var location: JournalLocation?
+        if hasJournal && !options.noRecovery {
+            wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly)
+            if wasDirty {
+                try file.reread()
+                superBlock = try file.decoded()
+                try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
+            }
+            location = try JournalLocation(on: device, superBlock)
+        }
+        if wantsReadOnly {
+            let volume = try Volume(bare: device, superBlock, options)
+            return try FileSystem(checking: volume)
+        }
+        guard let location else { preconditionFailure("a writable volume has a journal") }
+        if !superBlock.features.incompatible.contains(.needsRecovery) {
+            try file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
+        }
+        let fileSystem = try FileSystem(checking: try Volume(writing: device, superBlock, location, options))
+        try fileSystem.start(recount: wasDirty || superBlock.lastOrphan != 0)
+        return fileSystem
+    }
+
+    /// Replays the log if there is anything in it. True when there was, or when the volume says so.
+    private static func recover(
+        _ device: any BlockDevice, _ superBlock: SuperBlock, readOnly: Bool
+    ) throws(Ext4Error) -> Bool {
+        let location = try JournalLocation(on: device, superBlock)
+        let isMarked = superBlock.features.incompatible.contains(.needsRecovery)
+        guard isMarked || location.superBlock.start != 0 else { return false }
+        try replay(location, onto: device, superBlock, readOnly: readOnly)
+        return true
+    }
+
+    private convenience init(checking volume: Volume) throws(Ext4Error) {
+        let inodes = InodeCache()
+        self.init(volume: volume, inodes: inodes, orphans: OrphanTable(blockByteCount: volume.blockByteCount))
+        let root = try inodes.inode(.root, volume)
+        guard root.isDirectory, root.field({ $0.linkCount }) > 0 else {
+            throw .corrupt("root directory", where: "inode 2 is not a directory")
+        }
+        _ = try Directory(volume: volume, inode: root).parent()
+    }
+
+    /// The first changes of a writable mount: exact counts, the orphans finished, the mount noted.
+    private func start(recount: Bool) throws(Ext4Error) {
+        if recount {
+            try volume.blocks.recount()
+            try volume.inodes.recount()
+        }
+        let now = UInt32(truncatingIfNeeded: volume.now().seconds)
+        let hasOrphanFile = volume.superBlock.orphanFileInode != 0
+        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try volume.modifySuperBlock(in: handle) { bytes in
+                bytes[SuperBlock.Layout.mountTime] = now
+                bytes[SuperBlock.Layout.mountCount] &+= 1
+                guard hasOrphanFile else { return }
+                var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
+                words.insert(.orphanPresent)
+                bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
+            }
+        }
+        for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) { try finishOrphan(number) }
+    }
+
+    /// An inode without a name is deleted; one with a name was being cut to its size.
+    private func finishOrphan(_ number: InodeNumber) throws(Ext4Error) {
+        let inode = try inodes.inode(number, volume)
+        guard inode.field({ $0.linkCount }) > 0 else {
+            _ = inodes.markUnlinked(number)
+            return try delete(number)
+        }
+        try inode.lock.withWriteLock { () throws(Ext4Error) in
+            let first = (inode.size + UInt64(volume.blockByteCount) - 1) / UInt64(volume.blockByteCount)
+            let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
+            try truncation.finish(from: first) { handle throws(Ext4Error) in
+                try orphans.remove(inode, volume, inodes, in: handle)
+            }
+        }
+    }
+
+    /// Deletes what has no name any more, commits, writes everything home, empties the log and clears needs_recovery.
+    /// Called once, when no other call is under way. After an abort it writes nothing, and says so.
+    package func unmount() throws(Ext4Error) {
+        guard let journal = volume.journal else { return }
+        guard !journal.isAborted else {
+            try? journal.close()
+            throw .aborted
+        }
+        for number in inodes.unlinked { try delete(number) }
+        let now = UInt32(truncatingIfNeeded: volume.now().seconds)
+        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try volume.modifySuperBlock(in: handle) { bytes in
+                bytes[SuperBlock.Layout.writeTime] = now
+                var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
+                words.remove(.orphanPresent)
+                bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
+            }
+        }
+        try journal.close()
+        try SuperBlockFile(device: volume.device).setNeedsRecovery(false, hasChecksums: volume.hasChecksums)
+    }
+}
+
+extension Volume {
+    /// A volume for writing: the log is empty, needs_recovery is set.
+    fileprivate convenience init(
+        writing device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions
+    ) throws(Ext4Error) {
+        let cache = MetadataCache(
+            device: device, blockByteCount: superBlock.blockByteCount, blockCount: superBlock.blockCount,
+            capacityBytes: options.cacheByteCount)
+        var journalOptions = JournalOptions()
+        journalOptions.commitSeconds = options.commitSeconds
+        journalOptions.isManual = options.manualJournal
+        journalOptions.isWide = superBlock.features.incompatible.contains(.is64Bit)
+        journalOptions.wantsChecksums = superBlock.hasMetadataChecksums
+        let clock = options.clock
+        let journal = try Journal(
+            device: device, log: location.log, cache: cache, superBlock: location.superBlock, options: journalOptions,
+            clock: {
+                let now = clock()
+                return CommitTime(seconds: UInt64(max(now.seconds, 0)), nanoseconds: now.nanoseconds)
+            })
+        self.init(device: device, superBlock: superBlock, cache: cache, journal: journal, options: options)
+        // Weak: the journal belongs to the volume.
+        journal.setBeforeCommit { [weak self] handle throws(Ext4Error) in try self?.writeCounts(in: handle) }
+    }
+
+    /// Every transaction carries the counts as its bitmaps have them, so that no replay leaves them wrong.
+    private func writeCounts(in handle: borrowing Handle) throws(Ext4Error) {
+        let freeBlocks = blocks.durableFreeBlockCount, freeInodes = inodes.freeInodeCount
+        let isWide = superBlock.features.incompatible.contains(.is64Bit)
+        try modifySuperBlock(in: handle) { bytes in
+            bytes[SuperBlock.Layout.freeBlocksLow] = UInt32(truncatingIfNeeded: freeBlocks)
+            if isWide { bytes[SuperBlock.Layout.freeBlocksHigh] = UInt32(truncatingIfNeeded: freeBlocks >> 32) }
+            bytes[SuperBlock.Layout.freeInodes] = freeInodes
+        }
+    }
+}
