@@ -9,7 +9,9 @@ extension FileSystem {
         return try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             if let size = changes.size {
-                guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+                guard inode.type == .regular else {
+                    throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)
+                }
                 let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
                 try truncation.setSize(to: size, privileged: true)
             }
@@ -19,8 +21,12 @@ extension FileSystem {
     }
 
     private func apply(_ changes: AttributeChanges, to inode: Inode) throws(Ext4Error) {
-        let acl = try changedACL(of: inode, changes)
-        let space = try volume.blocks.reserve(acl == nil ? 0 : ExtendedAttributes.newBlocks, privileged: true)
+        let attributes = ExtendedAttributes(volume: volume, inode: inode)
+        // chmod of a file with an access list changes the list as well.
+        let acl = try changes.mode.flatMap { mode throws(Ext4Error) in
+            try attributes.plan(changingPermissionsTo: mode)
+        }
+        let space = try volume.blocks.reserve(acl?.blockCount ?? 0, privileged: true)
         let now = volume.now()
         func time(_ change: AttributeChanges.TimeChange?, _ old: Timestamp) -> Timestamp {
             switch change {
@@ -30,7 +36,7 @@ extension FileSystem {
             }
         }
         try volume.withHandle(credits: 1 + (acl == nil ? 0 : ExtendedAttributes.credits)) { handle throws(Ext4Error) in
-            if let acl { try ExtendedAttributes(volume: volume, inode: inode).apply(acl, from: space, in: handle) }
+            if let acl { try attributes.apply(acl, from: space, in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 if let mode = changes.mode { record.mode = record.mode & FileType.mask | mode & 0o7777 }
                 if let uid = changes.uid { record.uid = uid }
@@ -41,20 +47,6 @@ extension FileSystem {
             }
         }
     }
-
-    /// chmod of a file with an access ACL changes the ACL's owner, mask and other entries as well.
-    private func changedACL(of inode: Inode, _ changes: AttributeChanges) throws(Ext4Error) -> AttributePlan? {
-        guard let mode = changes.mode else { return nil }
-        let attributes = ExtendedAttributes(volume: volume, inode: inode)
-        guard let old = try attributes.value(of: Self.accessACLName),
-            var acl = try AccessControlList.decoding(call: old)
-        else { return nil }
-        acl.change(permissions: mode)
-        return try attributes.plan(setting: Self.accessACLName, to: acl.call, create: false, replace: false)
-    }
-
-    static let accessACLName = [UInt8]("system.posix_acl_access".utf8)
-    static let defaultACLName = [UInt8]("system.posix_acl_default".utf8)
 
     // MARK: Extended attributes
 
@@ -73,45 +65,37 @@ extension FileSystem {
         }
     }
 
-    /// `create`: EEXIST when it is there; `replace`: ENODATA when it is not. An access ACL also sets the mode, and one
+    /// `create`: EEXIST when it is there; `replace`: ENODATA when it is not. An access list also sets the mode, and one
     /// that says no more than the mode is not stored.
     package func setExtendedAttribute(
         _ name: [UInt8], of number: InodeNumber, to value: [UInt8], create: Bool, replace: Bool
     ) throws(Ext4Error) {
-        var value: [UInt8]? = value
-        var mode: UInt16?
-        if name == Self.accessACLName, let bytes = value {
-            let acl = try AccessControlList.decoding(call: bytes)
-            mode = acl?.permissions
-            if acl?.isEquivalentToMode ?? true { value = nil }
+        try change(number) { attributes throws(Ext4Error) in
+            try attributes.plan(setting: name, to: value, create: create, replace: replace)
         }
-        try change(name, of: number, to: value, create: create, replace: replace, mode: mode, mustExist: false)
     }
 
-    /// ENODATA when it is not there.
+    /// ENODATA when it is not there; removing a list that is not there succeeds, as in the kernel.
     package func removeExtendedAttribute(_ name: [UInt8], of number: InodeNumber) throws(Ext4Error) {
-        try change(name, of: number, to: nil, create: false, replace: true, mode: nil, mustExist: true)
+        try change(number) { attributes throws(Ext4Error) in
+            try attributes.plan(setting: name, to: nil, create: false, replace: true)
+        }
     }
 
     private func change(
-        _ name: [UInt8], of number: InodeNumber, to value: [UInt8]?, create: Bool, replace: Bool, mode: UInt16?,
-        mustExist: Bool
+        _ number: InodeNumber, _ planning: (ExtendedAttributes) throws(Ext4Error) -> AttributePlan
     ) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             let attributes = ExtendedAttributes(volume: volume, inode: inode)
-            let isAbsent = value == nil && !mustExist ? try attributes.value(of: name) == nil : false
-            let plan = isAbsent ? nil : try attributes.plan(setting: name, to: value, create: create, replace: replace)
-            let space = try volume.blocks.reserve(ExtendedAttributes.newBlocks, privileged: true)
+            let plan = try planning(attributes)
+            let space = try volume.blocks.reserve(plan.blockCount, privileged: true)
             try volume.withHandle(credits: ExtendedAttributes.credits + 1) { handle throws(Ext4Error) in
-                if let plan { try attributes.apply(plan, from: space, in: handle) }
+                try attributes.apply(plan, from: space, in: handle)
                 let now = volume.now()
-                try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                    record.change = now
-                    if let mode { record.mode = record.mode & ~0o777 | mode & 0o777 }
-                }
+                try inode.update(in: handle, volume) { record throws(Ext4Error) in record.change = now }
             }
         }
     }

@@ -62,9 +62,10 @@ extension FileSystem {
             let isDirectory = FileType(mode: mode) == .directory
             if isDirectory { try checkLinkLimit(of: directory) }
             let record = newRecord(inherited.mode, in: directory, caller, content)
+            let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
             let growth = try volume.spaceForAppend(to: directory, blocks: Directory.insertBlocks)
             let space = try volume.blocks.reserve(growth.blocks + 3, privileged: caller.uid == 0)
-            // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; its attributes; both ends.
+            // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; attributes; both ends.
             let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
                 let number = try volume.inodes.allocate(
@@ -72,7 +73,7 @@ extension FileSystem {
                 let child = try Inode(creating: number, record, volume, in: handle)
                 inodes.insert(child)
                 try fill(child, content, parent: parent, from: space, in: handle)
-                try apply(inherited, to: child, from: space, in: handle)
+                try ExtendedAttributes(volume: volume, inode: child).apply(attributes, from: space, in: handle)
                 try view.insert(
                     plan, inode: number, type: FileType(mode: mode)?.entryCode ?? 0, from: space, in: handle)
                 try directory.update(in: handle, volume) { record throws(Ext4Error) in
@@ -130,27 +131,13 @@ extension FileSystem {
 
     // MARK: Inherited ACLs
 
-    private static let accessACL = [UInt8]("system.posix_acl_access".utf8)
-    private static let defaultACL = [UInt8]("system.posix_acl_default".utf8)
-
     private func inheritance(from directory: Inode, mode: UInt16, _ caller: Caller) throws(Ext4Error) -> InheritedACL {
         let attributes = ExtendedAttributes(volume: volume, inode: directory)
         let isSymlink = FileType(mode: mode) == .symlink
-        let parentDefault = isSymlink ? nil : try attributes.value(of: Self.defaultACL)
+        let parentDefault = isSymlink ? nil : try attributes.storedValue(.defaultACL)
         return try InheritedACL.from(
             parentDefault: parentDefault, mode: mode, umask: isSymlink ? 0 : caller.umask,
             isDirectory: FileType(mode: mode) == .directory)
-    }
-
-    private func apply(
-        _ inherited: InheritedACL, to child: Inode, from space: BlockReservation, in handle: borrowing Handle
-    ) throws(Ext4Error) {
-        let attributes = ExtendedAttributes(volume: volume, inode: child)
-        for (name, value) in [(Self.accessACL, inherited.access), (Self.defaultACL, inherited.defaults)] {
-            guard let value else { continue }
-            let plan = try attributes.plan(setting: name, to: value, create: false, replace: false)
-            try attributes.apply(plan, from: space, in: handle)
-        }
     }
 }
 
