@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""jext4 beside the kernel's ext4, fuse2fs and an empty FUSE server, in one run: one table, ratios first.
+
+Every contender does the same steps in turn, and the turns are repeated; a figure is the median of the repetitions. The
+empty server keeps names in memory and discards data: no FUSE server can be faster. Needs root, fio and fuse2fs.
+  BENCH_RUNS=3     repetitions
+  BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
+  BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4)
+  BENCH_WORK=a,b   works (names, fsync, io, trees)
+  BENCH_SCRATCH=D  where images are (default /var/tmp)
+  BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
+"""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from contenders import ALL, HERE, run
+
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+ROOT = os.path.dirname(HERE)
+QUICK = bool(os.environ.get("BENCH_QUICK"))
+RUNS = int(os.environ.get("BENCH_RUNS", "1" if QUICK else "3"))
+WORKS = [word for word in os.environ.get("BENCH_WORK", "names,fsync,io,trees").split(",") if word]
+SMALL, LARGE = (2_000, 20_000) if QUICK else (10_000, 200_000)
+STREAM_MIB, RANDOM_SECONDS = (128, 1) if QUICK else (1024, 4)
+SYNCED = 200 if QUICK else 1_000
+# Seconds that a contender with needs_limit may take for one step.
+LIMIT = 3 if QUICK else 10
+
+GOALS = {
+    "create": ">=0.8 empty, >=5 fuse2fs", "stat": ">=0.8 empty, >=5 fuse2fs", "rename": ">=0.8 empty, >=5 fuse2fs",
+    "unlink": ">=0.8 empty, >=5 fuse2fs", "mkdir": ">=0.8 empty, >=5 fuse2fs", "readdir": "",
+    "stream direct": ">=0.95 kernel", "stream buffered": ">=1.1 kernel or 1.0 empty",
+    "random direct": ">=0.9 kernel", "random buffered": ">=0.9 kernel", "fsync": ">=1.0 kernel",
+}
+
+
+class Figures:
+    """Rates (operations or MiB per second) by work and contender, in the order in which the works first came."""
+
+    def __init__(self):
+        self.rates, self.units, self.cut = {}, {}, set()
+
+    def add(self, work, contender, rate, unit):
+        self.rates.setdefault(work, {}).setdefault(contender, []).append(rate)
+        self.units[work] = unit
+
+    def median(self, work, contender):
+        rates = self.rates[work].get(contender)
+        return statistics.median(rates) if rates else None
+
+    def ratio(self, work, other):
+        ours, theirs = self.median(work, "jext4"), self.median(work, other)
+        return ours / theirs if ours and theirs else None
+
+
+def drop_caches():
+    run("sync")
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+        file.write("3\n")
+    time.sleep(0.1)  # A FUSE server is told what to forget, and answers to that are not what is measured.
+
+
+def names(contender, figures):
+    """create, stat, readdir, rename, unlink and mkdir in one directory, small and large."""
+    for count in (SMALL, LARGE):
+        base = os.path.join(contender.directory, str(count))
+        os.mkdir(base)
+        have = count
+        for step in ("create", "stat", "readdir", "rename", "unlink", "mkdir", "rmdir"):
+            if step in ("stat", "readdir"):
+                drop_caches()
+            limit = ["-t", str(LIMIT)] if contender.needs_limit and step != "readdir" else []
+            # Removal has to come to its end, or the next step meets what is left.
+            limit = [] if step in ("unlink", "rmdir") else limit
+            done, seconds = run(f"{contender.tools}/bench_meta", *limit, step, base, have).split()
+            if step == "rmdir":
+                continue
+            work = f"{step}{' cold' if step in ('stat', 'readdir') else ''}, {count:,} names"
+            figures.add(work, contender.name, int(done) / float(seconds), "us")
+            if int(done) < have or have < count:
+                figures.cut.add((work, contender.name))
+            if step in ("create", "mkdir"):
+                have = int(done)
+
+
+def fsync(contender, figures):
+    for threads in (1, 16):
+        base = os.path.join(contender.directory, f"synced-{threads}")
+        os.mkdir(base)
+        done, seconds = run(f"{contender.tools}/bench_meta", "fsync", base, SYNCED, threads).split()
+        figures.add(f"fsync of a new 4 KiB file, {threads} thread{'s' if threads > 1 else ''}", contender.name,
+                    int(done) / float(seconds), "us")
+
+
+def fio(contender, *options):
+    """Runs one fio job on one file; answers its report."""
+    output = run("fio", "--name=job", f"--filename={contender.directory}/fio", "--ioengine=psync", "--thread",
+                 "--output-format=json", "--allow_file_create=1", f"--size={STREAM_MIB}M", "--randseed=1", *options)
+    return json.loads(output[output.index("{"):])["jobs"][0]
+
+
+def io(contender, figures):
+    """Streaming and random, read and written, direct and buffered, all on one file that is laid out first."""
+    fio(contender, "--rw=write", "--bs=1M", "--end_fsync=1")
+    for direct in (1, 0):
+        kind = "direct" if direct else "buffered"
+        for action in ("write", "read"):
+            # An overwrite and a new file are different work: the stream that is written is new.
+            if action == "write":
+                os.unlink(f"{contender.directory}/fio")
+            drop_caches()
+            job = fio(contender, f"--rw={action}", "--bs=1M", f"--direct={direct}", "--end_fsync=1")
+            mib = STREAM_MIB / (job["job_runtime"] / 1000)
+            figures.add(f"stream {kind}, {action} 1 MiB", contender.name, mib, "MiB/s")
+        for action in ("randread", "randwrite"):
+            drop_caches()
+            job = fio(contender, f"--rw={action}", "--bs=4k", f"--direct={direct}", "--time_based", "--end_fsync=1",
+                      f"--runtime={RANDOM_SECONDS}", "--norandommap")
+            side = job[action[4:]]
+            figures.add(f"random {kind}, {action[4:]} 4 KiB", contender.name,
+                        side["total_ios"] / (job["job_runtime"] / 1000), "us")
+    os.unlink(f"{contender.directory}/fio")
+
+
+def trees(contender, figures, repository, archive):
+    """A clone and an unpacked archive, with a sync at the end."""
+    def timed(work, *command):
+        drop_caches()
+        start = time.monotonic()
+        run(*command)
+        run("sync", "-f", contender.directory)
+        figures.add(work, contender.name, 1 / (time.monotonic() - start), "s")
+    base = os.path.join(contender.directory, "trees")
+    os.mkdir(base)
+    if contender.keeps_content:
+        timed("git clone of a local repository", "git", "clone", "-q", "--no-hardlinks", f"file://{repository}",
+              f"{base}/clone")
+    timed("untar /usr/include", "tar", "-C", base, "-xf", archive)
+
+
+def prepare_trees(scratch):
+    """What the trees are made of: a bare clone (whose owner git trusts) and an archive."""
+    os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0="*")
+    repository, archive = os.path.join(scratch, "repository"), os.path.join(scratch, "include.tar")
+    run("git", "clone", "-q", "--bare", f"file://{ROOT}", repository)
+    run("tar", "-C", "/usr", "-cf", archive, "include")
+    return repository, archive
+
+
+def one_turn(contender, work, figures, prepared):
+    """A fresh volume, the work, and the volume gone again."""
+    contender.make("4G", LARGE * 2 + 100_000)
+    try:
+        drop_caches()
+        contender.mount()
+        if work == "names":
+            names(contender, figures)
+        elif work == "fsync":
+            fsync(contender, figures)
+        elif work == "io":
+            io(contender, figures)
+        else:
+            trees(contender, figures, *prepared)
+        contender.unmount()
+    finally:
+        contender.take_down()
+
+
+def absolute(rate, unit):
+    """What a person reads: time per operation, MiB/s, or seconds for the whole."""
+    if rate is None:
+        return "-"
+    if unit == "us":
+        micros = 1e6 / rate
+        return f"{micros:.1f} us" if micros < 1000 else f"{micros / 1000:.1f} ms"
+    return f"{rate:,.0f} MiB/s" if unit == "MiB/s" else f"{1 / rate:.2f} s"
+
+
+def goal_of(work):
+    return next((goal for start, goal in GOALS.items() if work.startswith(start)), "")
+
+
+def print_table(figures, contenders):
+    """Ratios are of rates: above 1 jext4 is faster."""
+    others = ["kernel", "fuse2fs", "empty"]
+    header = ["work", *(f"jext4/{name}" for name in others), "goal", *(c.name for c in contenders)]
+    rows = [header]
+    for work in figures.rates:
+        ratios = [figures.ratio(work, name) for name in others]
+        times = [absolute(figures.median(work, c.name), figures.units[work])
+                 + ("~" if (work, c.name) in figures.cut else "") for c in contenders]
+        rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for number, row in enumerate(rows):
+        print("  ".join(text.ljust(width) if column in (0, 4) else text.rjust(width)
+                        for column, (text, width) in enumerate(zip(row, widths))).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+    print(f"\nMedians of {RUNS}, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
+    if figures.cut:
+        print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+    return f"{os.cpu_count()} x {model}, Linux {os.uname().release}, {time.strftime('%Y-%m-%d %H:%M')}"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jext4", default=os.path.join(ROOT, ".build/release/jext4"))
+    parser.add_argument("--tools", default=os.path.join(ROOT, ".build/tools"))
+    parser.add_argument("--json", metavar="FILE", help="write every single figure here")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        sys.exit("bench: needs root and /dev/fuse")
+    scratch = tempfile.mkdtemp(prefix="jext4-bench-", dir=os.environ.get("BENCH_SCRATCH", "/var/tmp"))
+    wanted = [name for name in os.environ.get("BENCH_ONLY", "").split(",") if name]
+    contenders, figures = [], Figures()
+    for kind in ALL:
+        if wanted and kind.name not in wanted:
+            continue
+        contender = kind(scratch, os.path.abspath(options.tools), os.path.abspath(options.jext4))
+        if contender.missing():
+            print(f"bench: without {kind.name}: {contender.missing()}", file=sys.stderr)
+        else:
+            contenders.append(contender)
+    try:
+        prepared = prepare_trees(scratch) if "trees" in WORKS else None
+        for turn in range(RUNS):
+            for work in WORKS:
+                # Nobody goes first every time.
+                for contender in contenders[turn % len(contenders):] + contenders[:turn % len(contenders)]:
+                    start = time.monotonic()
+                    try:
+                        one_turn(contender, work, figures, prepared)
+                    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                        print(f"bench: {contender.name}, {work}: {error}", file=sys.stderr)
+                    print(f"bench: turn {turn + 1}/{RUNS}, {work}, {contender.name}: {time.monotonic() - start:.1f} s",
+                          file=sys.stderr)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"\n{machine()}\n")
+    print_table(figures, contenders)
+    if options.json:
+        with open(options.json, "w", encoding="ascii") as file:
+            json.dump({"machine": machine(), "runs": RUNS, "rates": figures.rates, "units": figures.units}, file)
+
+
+if __name__ == "__main__":
+    main()
