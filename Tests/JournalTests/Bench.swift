@@ -122,9 +122,10 @@ struct Bench {
 
     /// The byte that fills a block on a disk; nil when the block is not uniform.
     static func uniform(_ number: UInt64, _ disk: [UInt8]) -> UInt8? {
-        let start = Int(number) * blockByteCount
-        let part = disk[start..<start + blockByteCount]
-        guard let first = part.first, part.allSatisfy({ $0 == first }) else { return nil }
-        return first
+        let block = disk.span.bytes.extracting(Int(number) * blockByteCount..<(Int(number) + 1) * blockByteCount)
+        let word = block[LE<UInt64>(0)]
+        guard word == UInt64(truncatingIfNeeded: word & 0xFF) &* 0x0101_0101_0101_0101 else { return nil }
+        for offset in stride(from: 8, to: blockByteCount, by: 8) where block[LE<UInt64>(offset)] != word { return nil }
+        return UInt8(word & 0xFF)
     }
 }
