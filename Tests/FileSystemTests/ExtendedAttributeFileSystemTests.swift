@@ -2,6 +2,7 @@ import BlockIO
 import Ext4Format
 import FileSystem
 import Foundation
+import Synchronization
 import Testing
 
 private let caller = Caller(uid: 0, gid: 0, umask: 0o027)
@@ -189,6 +190,31 @@ private func error(_ body: () throws(Ext4Error) -> Void) -> Ext4Error? {
         try volume.mounted { fileSystem in
             try fileSystem.set("user.x", [2], of: fileSystem.file("d"))
             try fileSystem.removeExtendedAttribute(bytes("user.x"), of: fileSystem.file("d"))
+        }
+    }
+
+    /// No inode lock covers the count of a shared block: a lost decrement would leak it, a doubled one free it twice.
+    @Test(.enabled(if: AttributeVolume.hasKernelMounts, "needs root, loop devices, setfattr, setfacl"))
+    func manyLetGoOfASharedBlockAtOnce() throws {
+        let volume = try AttributeVolume(["-b", "1024", "-I", "128"])
+        let value = String(repeating: "w", count: 300), count = 64
+        try volume.mountedByKernel(
+            "for f in $(seq 0 \(count - 1)); do touch $M/$f; setfattr -n user.x -v \(value) $M/$f; done")
+        try volume.mounted { fileSystem in
+            let files = try (0..<count).map { try fileSystem.file("\($0)") }
+            let failures = Mutex(0)
+            DispatchQueue.concurrentPerform(iterations: count) { index in
+                let failure = error { () throws(Ext4Error) in
+                    switch index % 3 {
+                    case 0: try fileSystem.set("user.x", [1], of: files[index])
+                    case 1: try fileSystem.removeExtendedAttribute(bytes("user.x"), of: files[index])
+                    default: try fileSystem.unlink(try FileName(bytes("\(index)")), in: .root)
+                    }
+                }
+                if failure != nil { failures.withLock { $0 += 1 } }
+            }
+            #expect(failures.withLock { $0 } == 0)
+            for index in stride(from: 2, to: count, by: 3) { fileSystem.forget(files[index], count: 1) }
         }
     }
 
