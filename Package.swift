@@ -35,7 +35,9 @@ let package = Package(
             name: "FileSystem", dependencies: ["Ext4Format", "BlockIO", "Threads", "Journal", "Allocator"],
             swiftSettings: strict),
         .target(
-            name: "Server", dependencies: ["FileSystem", "CFuse3", "CFuseShims", log], swiftSettings: strict),
+            name: "Server",
+            dependencies: ["Ext4Format", "BlockIO", "Threads", "FileSystem", "CLinux", "CFuse3", "CFuseShims", log],
+            swiftSettings: strict),
         .target(
             name: "CrashLab", dependencies: ["FileSystem", "CXXHash"], swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),

@@ -1,1 +1,163 @@
+#define _GNU_SOURCE
 #include "CFuseShims.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse3/fuse_log.h>
+#include <linux/loop.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <syslog.h>
+#include <unistd.h>
+
+static __thread const struct jext4_worker *current_worker;
+
+void jext4_set_worker(const struct jext4_worker *worker) { current_worker = worker; }
+const struct jext4_worker *jext4_worker(void) { return current_worker; }
+
+/// Bits for the FUSE_INIT answer, which is the first message of a connection. Cleared when they have been added.
+static uint32_t init_flags;
+/// fuse_out_header and the flags word of fuse_init_out, in bytes.
+enum { out_header_size = 16, init_out_size = 64, init_flags_offset = 12 };
+
+void jext4_add_init_flags(uint32_t flags) { init_flags = flags; }
+
+static int own_descriptor(int descriptor) { return current_worker ? current_worker->descriptor : descriptor; }
+
+static ssize_t write_answer(int descriptor, struct iovec *parts, int count, void *context) {
+    (void)context;
+    if (init_flags && count == 2 && parts[0].iov_len == out_header_size && parts[1].iov_len == init_out_size) {
+        uint32_t flags;
+        char *answer = parts[1].iov_base;
+        memcpy(&flags, answer + init_flags_offset, sizeof flags);
+        flags |= init_flags;
+        memcpy(answer + init_flags_offset, &flags, sizeof flags);
+        init_flags = 0;
+    }
+    return writev(own_descriptor(descriptor), parts, count);
+}
+
+static ssize_t read_request(int descriptor, void *bytes, size_t count, void *context) {
+    (void)context;
+    return read(own_descriptor(descriptor), bytes, count);
+}
+
+int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor) {
+    static const struct fuse_custom_io transport = {.writev = write_answer, .read = read_request};
+    return fuse_session_custom_io(session, &transport, descriptor);
+}
+
+int jext4_clone_descriptor(int descriptor) {
+    const unsigned long clone_request = _IOR(229, 0, uint32_t);
+    int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    uint32_t master = (uint32_t)descriptor;
+    if (clone >= 0 && ioctl(clone, clone_request, &master) != 0) {
+        int cause = errno;
+        close(clone);
+        errno = cause;
+        return -1;
+    }
+    return clone;
+}
+
+static char fuse_message[512];
+
+static void keep_message(enum fuse_log_level level, const char *format, va_list arguments) {
+    if (level > FUSE_LOG_WARNING) return;
+    vsnprintf(fuse_message, sizeof fuse_message, format, arguments);
+    fuse_message[strcspn(fuse_message, "\n")] = 0;
+}
+
+void jext4_keep_fuse_messages(void) { fuse_set_log_func(keep_message); }
+const char *jext4_fuse_message(void) { return fuse_message; }
+
+pid_t jext4_fork(void) { return fork(); }
+
+void jext4_silence(void) {
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (null < 0) return;
+    for (int standard = 0; standard <= 2; standard++) dup2(null, standard);
+    if (null > 2) close(null);
+}
+
+static void leave_signals(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
+}
+
+static void only_interrupt(int number) { (void)number; }
+
+void jext4_prepare_signals(void) {
+    signal(SIGPIPE, SIG_IGN);
+    struct sigaction interrupt = {.sa_handler = only_interrupt};
+    sigaction(SIGUSR1, &interrupt, NULL);
+    sigset_t set;
+    leave_signals(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+int jext4_next_signal(void) {
+    sigset_t set;
+    leave_signals(&set);
+    int number = 0;
+    while (sigwait(&set, &number) != 0) {
+    }
+    return number;
+}
+
+void jext4_syslog(int priority, const char *message) { syslog(priority, "%s", message); }
+
+int jext4_loop_attach(int image, uint64_t offset, bool read_only, const char *name, char *path, size_t path_size) {
+    // Another process may take the free device between the two calls; its number is then busy and we ask again.
+    const int attempts = 64;
+    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+    if (control < 0) return -1;
+    int device = -1;
+    for (int attempt = 0; attempt < attempts; attempt++) {
+        int number = ioctl(control, LOOP_CTL_GET_FREE);
+        if (number < 0) break;
+        snprintf(path, path_size, "/dev/loop%d", number);
+        device = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+        if (device < 0) break;
+        struct loop_config config = {.fd = (uint32_t)image};
+        config.info.lo_offset = offset;
+        config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (read_only ? LO_FLAGS_READ_ONLY : 0);
+        strncpy((char *)config.info.lo_file_name, name, LO_NAME_SIZE - 1);
+        if (ioctl(device, LOOP_CONFIGURE, &config) == 0) break;
+        int cause = errno;
+        close(device);
+        errno = cause;
+        device = -1;
+        if (cause != EBUSY) break;
+    }
+    int cause = errno;
+    close(control);
+    errno = cause;
+    return device;
+}
+
+int jext4_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data) {
+    return mount(source, target, type, flags, data);
+}
+int jext4_umount(const char *target, bool lazy) { return umount2(target, lazy ? MNT_DETACH : 0); }
+
+const unsigned long jext4_ms_rdonly = MS_RDONLY, jext4_ms_nosuid = MS_NOSUID, jext4_ms_nodev = MS_NODEV,
+    jext4_ms_noexec = MS_NOEXEC, jext4_ms_noatime = MS_NOATIME, jext4_ms_nodiratime = MS_NODIRATIME;
+
+int jext4_syncfs(int descriptor) { return syncfs(descriptor); }
+
+int jext4_peer_user(int socket, uid_t *user) {
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return -1;
+    *user = peer.uid;
+    return 0;
+}

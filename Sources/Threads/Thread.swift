@@ -20,6 +20,10 @@ internal import Glibc
         precondition(result == 0, "pthread_create: errno \(result)")
     }
 
+    /// Makes the system call that the thread waits in return EINTR, if `signal` has a handler without SA_RESTART.
+    /// Not after the join.
+    package func interrupt(signal: Int32) { pthread_kill(handle, signal) }
+
     package func join() { pthread_join(handle, nil) }
 
     private static let entry: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { context in

@@ -1,0 +1,124 @@
+internal import CFuse3
+internal import Ext4Format
+internal import FileSystem
+internal import Glibc
+
+// Attributes and extended attributes.
+
+@c(jext4_serve_getattr)
+func serveGetattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
+    let request = unsafe Request(raw)
+    do throws(Ext4Error) {
+        let attributes = try request.fileSystem.attributes(of: NodeID.inode(node))
+        request.answer(attributes)
+    } catch {
+        request.fail(error)
+    }
+}
+
+/// The set-user-id bit, and the set-group-id bit of a file that its group may execute: what a change of the owner or of
+/// the data takes away. Without group execution the bit once meant mandatory locking, and stays.
+func privileges(in mode: UInt16) -> UInt16 {
+    guard mode & 0o170000 == 0o100000 else { return 0 }
+    return mode & 0o4000 | (mode & 0o0010 != 0 ? mode & 0o2000 : 0)
+}
+
+private func changes(
+    _ status: stat, _ mask: CInt, of inode: InodeNumber, _ fileSystem: FileSystem
+) throws(Ext4Error) -> AttributeChanges {
+    func has(_ flag: CInt) -> Bool { mask & flag != 0 }
+    var changes = AttributeChanges()
+    if has(FUSE_SET_ATTR_MODE) { changes.mode = UInt16(truncatingIfNeeded: status.st_mode & 0o7777) }
+    if has(FUSE_SET_ATTR_UID) { changes.uid = status.st_uid }
+    if has(FUSE_SET_ATTR_GID) { changes.gid = status.st_gid }
+    if has(FUSE_SET_ATTR_SIZE) { changes.size = UInt64(bitPattern: Int64(status.st_size)) }
+    if has(FUSE_SET_ATTR_ATIME) {
+        changes.access = has(FUSE_SET_ATTR_ATIME_NOW) ? .now : .to(Timestamp(status.st_atim))
+    }
+    if has(FUSE_SET_ATTR_MTIME) {
+        changes.modification = has(FUSE_SET_ATTR_MTIME_NOW) ? .now : .to(Timestamp(status.st_mtim))
+    }
+    if has(FUSE_SET_ATTR_CTIME) { changes.change = .to(Timestamp(status.st_ctim)) }
+    // The kernel leaves it to us to take set-id bits away: on a new owner always, on a new size when it says so.
+    let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID)
+    if changes.mode == nil && (isNewOwner || has(FUSE_SET_ATTR_KILL_SUID)) {
+        let mode = try fileSystem.attributes(of: inode).mode
+        let lost = privileges(in: mode)
+        if lost != 0 { changes.mode = mode & 0o7777 & ~lost }
+    }
+    return changes
+}
+
+@c(jext4_serve_setattr)
+func serveSetattr(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ status: UnsafeMutablePointer<stat>?, _ mask: CInt,
+    _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    let request = unsafe Request(raw)
+    guard let status = unsafe status?.pointee else { return request.fail(EINVAL) }
+    let inode = NodeID.inode(node)
+    do throws(Ext4Error) {
+        let fileSystem = request.fileSystem
+        let changes = try changes(status, mask, of: inode, fileSystem)
+        let attributes = try fileSystem.setAttributes(of: inode, changes)
+        request.answer(attributes)
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_getxattr)
+func serveGetxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ room: Int) {
+    let request = unsafe Request(raw)
+    do throws(Ext4Error) {
+        let name = unsafe cStringBytes(name)
+        guard let value = try request.fileSystem.extendedAttribute(name, of: NodeID.inode(node)) else {
+            return request.fail(ENODATA)
+        }
+        request.answer(value, room: room)
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_listxattr)
+func serveListxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ room: Int) {
+    let request = unsafe Request(raw)
+    do throws(Ext4Error) {
+        let names = try request.fileSystem.extendedAttributes(of: NodeID.inode(node))
+        request.answer(names.flatMap { $0 + [0] }, room: room)
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_setxattr)
+func serveSetxattr(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ value: UnsafePointer<CChar>?,
+    _ count: Int, _ flags: CInt
+) {
+    /// XATTR_CREATE and XATTR_REPLACE of setxattr(2).
+    let create: CInt = 1, replace: CInt = 2
+    let request = unsafe Request(raw)
+    guard flags & ~(create | replace) == 0 else { return request.fail(EINVAL) }
+    do throws(Ext4Error) {
+        try request.fileSystem.setExtendedAttribute(
+            unsafe cStringBytes(name), of: NodeID.inode(node),
+            to: unsafe [UInt8](UnsafeRawBufferPointer(start: value, count: count)),
+            create: flags & create != 0, replace: flags & replace != 0)
+        request.succeed()
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_removexattr)
+func serveRemovexattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?) {
+    let request = unsafe Request(raw)
+    do throws(Ext4Error) {
+        try request.fileSystem.removeExtendedAttribute(unsafe cStringBytes(name), of: NodeID.inode(node))
+        request.succeed()
+    } catch {
+        request.fail(error)
+    }
+}

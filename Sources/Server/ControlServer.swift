@@ -1,0 +1,79 @@
+internal import CFuseShims
+internal import Ext4Format
+internal import Glibc
+internal import Synchronization
+internal import Threads
+
+/// Answers `jext4 status`, `jext4 sync` and `jext4 umount` of one mount. Only the user who mounted, and root, are heard.
+final class ControlServer: Sendable {
+    private let path: String
+    private let listener: CInt
+    /// Those who asked to be told of the end.
+    private let waiting = Mutex<[CInt]>([])
+    private let serve: @Sendable (ControlSocket.Command) throws(Ext4Error) -> String
+
+    /// Listens for the mount with the device number `device`. `serve` gives the answer to every command but "wait", on
+    /// the thread of the server. Nil when there is no place for the socket.
+    init?(device: String, _ serve: @escaping @Sendable (ControlSocket.Command) throws(Ext4Error) -> String) {
+        guard let folder = ControlSocket.makeFolder() else { return nil }
+        path = ControlSocket.path(in: folder, device: device)
+        self.serve = serve
+        listener = ControlSocket.make()
+        // What lies there is left from a server that was killed: the device number is ours now.
+        unsafe unlink(path)
+        let bound = unsafe ControlSocket.withAddress(path) { unsafe bind(listener, $0, $1) }
+        guard bound == 0, listen(listener, 16) == 0 else {
+            close(listener)
+            return nil
+        }
+    }
+
+    /// Starts to answer. The thread lives as long as the process.
+    func start() {
+        _ = Thread(name: "jext4-control") { [self] in
+            while true {
+                let peer = accept(listener, nil, nil)
+                if peer >= 0 {
+                    answer(peer)
+                } else if errno != EINTR && errno != ECONNABORTED {
+                    return
+                }
+            }
+        }
+    }
+
+    private func answer(_ peer: CInt) {
+        var user = uid_t.max
+        guard unsafe jext4_peer_user(peer, &user) == 0, user == 0 || user == geteuid() else {
+            close(peer)
+            return
+        }
+        ControlSocket.limitWaiting(peer, seconds: 5)
+        guard let line = ControlSocket.readLine(peer), let command = ControlSocket.Command(rawValue: line) else {
+            ControlSocket.send("\(ControlSocket.failure)unknown command\n", to: peer)
+            close(peer)
+            return
+        }
+        if command == .wait {
+            waiting.withLock { $0.append(peer) }
+            ControlSocket.send(ControlSocket.success, to: peer)
+            return
+        }
+        do throws(Ext4Error) {
+            ControlSocket.send(ControlSocket.success + (try serve(command)), to: peer)
+        } catch {
+            ControlSocket.send("\(ControlSocket.failure)\(error)\n", to: peer)
+        }
+        close(peer)
+    }
+
+    /// Tells those who wait how the unmount went, and listens no more.
+    func finish(_ failure: Ext4Error?) {
+        unsafe unlink(path)
+        let text = failure.map { "\(ControlSocket.failure)\($0)\n" } ?? ControlSocket.success
+        for peer in waiting.withLock({ $0 }) {
+            ControlSocket.send(text, to: peer)
+            close(peer)
+        }
+    }
+}

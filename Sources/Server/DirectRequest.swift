@@ -1,0 +1,142 @@
+internal import CFuse3
+internal import CFuseShims
+internal import Ext4Format
+internal import FileSystem
+internal import Glibc
+
+/// A request that libfuse 3.14 does not know, taken before libfuse sees it and answered straight to the kernel.
+/// All numbers are in the byte order of the machine.
+struct DirectRequest {
+    let operation: Operation
+    let unique: UInt64
+    let node: UInt64
+
+    enum Operation: UInt32 {
+        case interrupt = 36
+        case syncfs = 50
+        case statx = 52
+    }
+
+    /// `fuse_in_header`, 40 bytes.
+    private enum Layout {
+        static var operation: Int { 4 }
+        static var unique: Int { 8 }
+        static var node: Int { 16 }
+        static var byteCount: Int { 40 }
+    }
+
+    /// Nil when the request is one for libfuse.
+    init?(_ bytes: UnsafeRawPointer, count: Int) {
+        guard count >= Layout.byteCount,
+            let operation = unsafe Operation(
+                rawValue: bytes.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self))
+        else { return nil }
+        self.operation = operation
+        unique = unsafe bytes.loadUnaligned(fromByteOffset: Layout.unique, as: UInt64.self)
+        node = unsafe bytes.loadUnaligned(fromByteOffset: Layout.node, as: UInt64.self)
+    }
+
+    func serve(_ session: Session, descriptor: CInt) {
+        do throws(Ext4Error) {
+            switch operation {
+            case .interrupt:
+                // No operation here can be broken off; the kernel then stops asking.
+                send(failure: ENOSYS, descriptor)
+            case .syncfs:
+                try session.fileSystem.syncAll()
+                send(failure: 0, descriptor)
+            case .statx:
+                let attributes = try session.fileSystem.attributes(of: NodeID.inode(node))
+                send(StatxAnswer(attributes, blockByteCount: session.blockByteCount), descriptor)
+            }
+        } catch {
+            if error.isWorthLogging { session.report(error) }
+            send(failure: error.systemNumber, descriptor)
+        }
+    }
+
+    /// `fuse_out_header`: length of the whole answer, negative errno, and the request's number.
+    private struct Header {
+        var count: UInt32
+        var failure: Int32
+        var unique: UInt64
+    }
+
+    private func send(failure number: CInt, _ descriptor: CInt) {
+        var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: -number, unique: unique)
+        // ENOENT: the request was given up meanwhile. ENODEV: the connection is gone. Nobody is left to tell.
+        _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
+    }
+
+    private func send(_ answer: StatxAnswer, _ descriptor: CInt) {
+        let headerCount = MemoryLayout<Header>.size
+        unsafe withUnsafeTemporaryAllocation(byteCount: headerCount + StatxAnswer.byteCount, alignment: 8) { memory in
+            unsafe memory.initializeMemory(as: UInt8.self, repeating: 0)
+            let header = Header(count: UInt32(memory.count), failure: 0, unique: unique)
+            unsafe memory.storeBytes(of: header, as: Header.self)
+            unsafe answer.store(in: UnsafeMutableRawBufferPointer(rebasing: memory[headerCount...]))
+            _ = unsafe write(descriptor, memory.baseAddress, memory.count)
+        }
+    }
+}
+
+/// `fuse_statx_out`: what GETATTR cannot say is the time of creation.
+struct StatxAnswer {
+    static var byteCount: Int { 32 + 256 }
+    private let attributes: Attributes
+    private let blockByteCount: Int
+
+    init(_ attributes: Attributes, blockByteCount: Int) {
+        self.attributes = attributes
+        self.blockByteCount = blockByteCount
+    }
+
+    /// Offsets in `fuse_statx_out`; the `fuse_statx` in it starts at 32.
+    private enum Layout {
+        static var validSeconds: Int { 0 }
+        static var mask: Int { 32 }
+        static var blockByteCount: Int { 36 }
+        static var linkCount: Int { 48 }
+        static var uid: Int { 52 }
+        static var gid: Int { 56 }
+        static var mode: Int { 60 }
+        static var inode: Int { 64 }
+        static var size: Int { 72 }
+        static var sectors: Int { 80 }
+        static var access: Int { 96 }
+        static var creation: Int { 112 }
+        static var change: Int { 128 }
+        static var modification: Int { 144 }
+        static var deviceMajor: Int { 160 }
+        static var deviceMinor: Int { 164 }
+    }
+    /// STATX_BASIC_STATS and STATX_BTIME.
+    private static var given: UInt32 { 0xfff }
+
+    /// `bytes` are zeros and `byteCount` long.
+    func store(in bytes: UnsafeMutableRawBufferPointer) {
+        func put<Value: BitwiseCopyable>(_ value: Value, _ offset: Int) {
+            unsafe bytes.storeBytes(of: value, toByteOffset: offset, as: Value.self)
+        }
+        func put(_ time: Timestamp, _ offset: Int) {
+            put(time.seconds, offset)
+            put(time.nanoseconds, offset + 8)
+        }
+        put(UInt64(Validity.attributeSeconds), Layout.validSeconds)
+        put(Self.given, Layout.mask)
+        put(UInt32(blockByteCount), Layout.blockByteCount)
+        put(attributes.linkCount, Layout.linkCount)
+        put(attributes.uid, Layout.uid)
+        put(attributes.gid, Layout.gid)
+        put(attributes.mode, Layout.mode)
+        put(UInt64(attributes.inode.rawValue), Layout.inode)
+        put(attributes.size, Layout.size)
+        put(attributes.sectorCount, Layout.sectors)
+        put(attributes.access, Layout.access)
+        put(attributes.creation, Layout.creation)
+        put(attributes.change, Layout.change)
+        put(attributes.modification, Layout.modification)
+        put(attributes.deviceMajor, Layout.deviceMajor)
+        put(attributes.deviceMinor, Layout.deviceMinor)
+    }
+}

@@ -1,0 +1,26 @@
+internal import Ext4Format
+internal import Glibc
+
+extension Ext4Error {
+    /// What a system call that met this error returns.
+    package var systemNumber: CInt {
+        switch self {
+        case .io: EIO
+        case .corrupt: EUCLEAN
+        case .unsupported, .refused: EOPNOTSUPP
+        case .aborted: EROFS
+        case .posix(let number): number
+        }
+    }
+
+    /// Whether the volume or the device is at fault, so that someone should read of it in the log.
+    package var isWorthLogging: Bool {
+        if case .posix = self { false } else { true }
+    }
+}
+
+/// The text of an errno, as strerror(3) has it.
+package func systemText(_ number: CInt) -> String {
+    guard let text = unsafe strerror(number) else { return "errno \(number)" }
+    return unsafe String(cString: text)
+}

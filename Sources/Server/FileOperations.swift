@@ -1,0 +1,100 @@
+internal import CFuse3
+internal import CFuseShims
+internal import Ext4Format
+internal import FileSystem
+internal import Glibc
+
+// Data: open, read, write, seek and sync. Files have no open state here: a read or write names the inode, and the
+// reference that the lookup took keeps an unlinked one alive.
+
+/// ENOSYS once tells the kernel that no open or release is wanted; it then keeps the page cache over opens.
+@c(jext4_serve_open)
+func serveOpen(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
+    let request = unsafe Request(raw)
+    guard !request.session.mayRefuseOpen else { return request.fail(ENOSYS) }
+    unsafe file?.pointee.keep_cache = 1
+    unsafe request.answer(opened: file)
+}
+
+@c(jext4_serve_read)
+func serveRead(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ count: Int, _ offset: off_t,
+    _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    let request = unsafe Request(raw)
+    guard let worker = unsafe jext4_worker(), offset >= 0, count >= 0, unsafe count <= worker.pointee.scratch_size
+    else { return request.fail(EINVAL) }
+    do throws(Ext4Error) {
+        var span = unsafe MutableRawSpan(_unsafeStart: worker.pointee.scratch, byteCount: count)
+        let done = try request.fileSystem.read(NodeID.inode(node), at: UInt64(offset), into: &span)
+        request.answer(scratch: done)
+    } catch {
+        request.fail(error)
+    }
+}
+
+/// The flags of `fuse_write_in`, which lies right before the payload: libfuse does not pass them on.
+private enum WriteHeader {
+    /// From the payload back to the flags, in bytes.
+    static var flagsBefore: Int { 20 }
+    /// The caller may not keep set-user-id and set-group-id bits over a write.
+    static var killPrivileges: UInt32 { 1 << 2 }
+}
+
+@c(jext4_serve_write)
+func serveWrite(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ bytes: UnsafePointer<CChar>?, _ count: Int, _ offset: off_t,
+    _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    let request = unsafe Request(raw)
+    guard let bytes = unsafe bytes, offset >= 0 else { return request.fail(EINVAL) }
+    let payload = unsafe UnsafeRawPointer(bytes)
+    let inode = NodeID.inode(node)
+    do throws(Ext4Error) {
+        let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
+        if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
+        let done = try request.fileSystem.write(
+            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count))
+        request.answer(written: done)
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_fsync)
+func serveFsync(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ dataOnly: CInt, _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    let request = unsafe Request(raw)
+    do throws(Ext4Error) {
+        try request.fileSystem.sync(NodeID.inode(node), dataOnly: dataOnly != 0)
+        request.succeed()
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_lseek)
+func serveLseek(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ offset: off_t, _ whence: CInt,
+    _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    /// SEEK_DATA and SEEK_HOLE of lseek(2); the kernel answers the others itself.
+    let seekData: CInt = 3, seekHole: CInt = 4
+    let request = unsafe Request(raw)
+    guard whence == seekData || whence == seekHole else { return request.fail(EINVAL) }
+    guard offset >= 0 else { return request.fail(ENXIO) }
+    do throws(Ext4Error) {
+        let found = try request.fileSystem.seek(NodeID.inode(node), from: UInt64(offset), for: whence == seekData)
+        request.answer(position: found)
+    } catch {
+        request.fail(error)
+    }
+}
+
+@c(jext4_serve_statfs)
+func serveStatfs(_ raw: fuse_req_t?, _ node: fuse_ino_t) {
+    let request = unsafe Request(raw)
+    let statistics = request.fileSystem.statistics()
+    request.answer(statistics)
+}

@@ -1,0 +1,105 @@
+internal import CLinux
+package import Ext4Format
+internal import Glibc
+internal import Synchronization
+
+/// The right to an image: while it is held, no other jext4 opens the same one, and at the time it was taken the kernel
+/// did not have it mounted.
+package final class ImageClaim: Sendable {
+    package let path: String
+    package let isBlockDevice: Bool
+    private let lockFile: String?
+    /// The locked descriptor; -1 once released.
+    private let descriptor: Atomic<CInt>
+
+    /// Opens and locks `path`, absolute, and makes `lockFile`. `.refused` says who has it or what is wrong with it.
+    package init(_ path: String, readOnly: Bool, lockFile: String?) throws(Ext4Error) {
+        self.path = path
+        self.lockFile = lockFile
+        let opened = unsafe open(path, (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
+        descriptor = Atomic(opened)
+        guard opened >= 0 else { throw Self.cannotOpen(path, errno, readOnly) }
+        var status = stat()
+        let isKnown = unsafe fstat(opened, &status) == 0
+        isBlockDevice = isKnown && status.st_mode & S_IFMT == S_IFBLK
+        do throws(Ext4Error) {
+            guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
+                throw .refused("\(path) is neither an image file nor a block device")
+            }
+            guard flock(opened, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 else {
+                throw .refused("\(path) is in use: another mount holds it")
+            }
+            if isBlockDevice { try Self.probe(path, path) } else { try Self.checkLoopDevices(path, status) }
+            if let lockFile { try Self.make(lockFile) }
+        } catch {
+            close(opened)
+            throw error
+        }
+    }
+
+    private static func cannotOpen(_ path: String, _ number: CInt, _ readOnly: Bool) -> Ext4Error {
+        let hint = !readOnly && (number == EACCES || number == EROFS || number == EPERM) ? " (try -o ro)" : ""
+        return .refused("cannot open \(path): \(systemText(number))\(hint)")
+    }
+
+    private static func make(_ lockFile: String) throws(Ext4Error) {
+        let made = unsafe open(lockFile, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        guard made >= 0 else { throw .refused("cannot make the lock file \(lockFile): \(systemText(errno))") }
+        close(made)
+    }
+
+    /// O_EXCL on a block device fails while a mount, in any mount namespace, or another owner has it.
+    private static func probe(_ device: String, _ image: String) throws(Ext4Error) {
+        let opened = unsafe open(device, O_RDONLY | O_EXCL | O_CLOEXEC)
+        guard opened >= 0 else {
+            guard errno == EBUSY else { return }
+            throw .refused(
+                device == image
+                    ? "\(image) is in use: mounted, or part of another device"
+                    : "\(image) is in use: \(device) shows it and is mounted")
+        }
+        close(opened)
+    }
+
+    /// The kernel mounts an image file through a loop device: whether one that shows this file is taken.
+    private static func checkLoopDevices(_ path: String, _ image: stat) throws(Ext4Error) {
+        guard let folder = unsafe opendir("/sys/block") else { return }
+        defer { unsafe closedir(folder) }
+        while let entry = unsafe readdir(folder) {
+            let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { name in
+                unsafe name.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
+            }
+            guard name.hasPrefix("loop"),
+                let backing = readText("/sys/block/\(name)/loop/backing_file")?.split(separator: "\n").first
+            else { continue }
+            var status = stat()
+            guard unsafe stat(String(backing), &status) == 0, status.st_dev == image.st_dev,
+                status.st_ino == image.st_ino
+            else { continue }
+            try probe("/dev/\(name)", path)
+        }
+    }
+
+    /// Lets go of the image. Once; later calls do nothing.
+    package func release() {
+        let held = descriptor.exchange(-1, ordering: .acquiringAndReleasing)
+        guard held >= 0 else { return }
+        if let lockFile { unsafe unlink(lockFile) }
+        close(held)
+    }
+}
+
+/// The whole of a small text file of the system. Nil when it cannot be read.
+func readText(_ path: String) -> String? {
+    let opened = unsafe open(path, O_RDONLY | O_CLOEXEC)
+    guard opened >= 0 else { return nil }
+    defer { close(opened) }
+    var text: [UInt8] = []
+    var part = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+        let count = unsafe read(opened, &part, part.count)
+        if count < 0 && errno == EINTR { continue }
+        guard count > 0 else { return count == 0 ? String(decoding: text, as: UTF8.self) : nil }
+        text += part[..<count]
+    }
+}

@@ -1,0 +1,186 @@
+package import BlockIO
+internal import CFuseShims
+internal import CLinux
+package import Ext4Format
+internal import FileSystem
+internal import Glibc
+internal import Logging
+internal import Threads
+
+/// What `jext4 mount` was asked for.
+package struct MountPlan: Sendable {
+    package var image: String
+    package var directory: String
+    package var words: MountWords
+    package var isForeground: Bool
+    /// Puts a recording device before the image, for `-o record=FILE`. Nil where there is none.
+    package var recorder: (@Sendable (any BlockDevice, _ file: String) throws(Ext4Error) -> any BlockDevice)?
+
+    package init(image: String, directory: String, words: MountWords, isForeground: Bool) {
+        self.image = image
+        self.directory = directory
+        self.words = words
+        self.isForeground = isForeground
+    }
+}
+
+/// From a plan to a served mount, and to its end.
+package enum Launcher {
+    /// Mounts. In the background, returns when the mount answers; in the foreground, when it has ended. `.refused` or
+    /// what the volume had to say when it failed. Before any thread is started.
+    package static func mount(_ plan: MountPlan) throws(Ext4Error) {
+        var plan = plan
+        plan.image = try absolute(plan.image)
+        plan.directory = try absoluteDirectory(plan.directory)
+        if plan.words.recordFile != nil && plan.recorder == nil {
+            throw .refused("mount option 'record' is not to be had here")
+        }
+        if plan.isForeground { return try serve(plan, nil) }
+        switch Daemon.start() {
+        case .parent(let failure): if let failure { throw .refused(failure) }
+        case .child(let announcer):
+            do throws(Ext4Error) {
+                try serve(plan, announcer)
+                exit(0)
+            } catch {
+                announcer.fail(error.description)
+                exit(1)
+            }
+        }
+    }
+
+    private static func absolute(_ image: String) throws(Ext4Error) -> String {
+        guard let path = resolvedPath(image) else { throw .refused("\(image): \(systemText(errno))") }
+        return path
+    }
+
+    private static func absoluteDirectory(_ directory: String) throws(Ext4Error) -> String {
+        guard let path = resolvedPath(directory) else { throw .refused("\(directory): \(systemText(errno))") }
+        var status = stat()
+        guard unsafe stat(path, &status) == 0 else { throw .refused("\(directory): \(systemText(errno))") }
+        guard status.st_mode & 0o170000 == 0o040000 else { throw .refused("\(directory) is not a directory") }
+        return path
+    }
+
+    private static func serve(_ plan: MountPlan, _ announcer: Daemon.Announcer?) throws(Ext4Error) {
+        jext4_prepare_signals()
+        // What this process allocates must not wait for writeback to itself. It needs a privilege, and is a hint.
+        _ = jext4_set_io_flusher()
+        let log = Logger(label: "jext4") { _ in ServerLogHandler(usesSystemLog: announcer != nil) }
+        let volume = try open(plan)
+        let served: ServedMount
+        do throws(Ext4Error) {
+            served = try ServedMount(plan, volume, log)
+        } catch {
+            volume.close()
+            throw error
+        }
+        announcer?.succeed()
+        let failure = served.run()
+        if let failure { log.error("\(plan.image): unmount failed: \(failure)") }
+        if let failure, announcer == nil { throw failure }
+    }
+
+    private static func open(_ plan: MountPlan) throws(Ext4Error) -> Volume {
+        let words = plan.words
+        let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
+        do throws(Ext4Error) {
+            var device: any BlockDevice = try FileDevice(
+                path: plan.image, readOnly: words.isReadOnly, start: words.offset)
+            if let file = words.recordFile, let recorder = plan.recorder { device = try recorder(device, file) }
+            return Volume(try FileSystem.mount(on: device, options: words.volumeOptions), claim)
+        } catch {
+            claim.release()
+            throw error
+        }
+    }
+}
+
+/// A mount that answers: the session, its control socket, and what ends it.
+final class ServedMount: Sendable {
+    private let session: Session
+    private let volume: Volume
+    private let record: MountRecord
+    private let control: ControlServer?
+    /// How long open files may keep the mount alive after a signal, in milliseconds.
+    private static let grace = 3000
+
+    /// Mounts and answers the first request. `plan` has absolute paths.
+    init(_ plan: MountPlan, _ volume: Volume, _ log: Logger) throws(Ext4Error) {
+        self.volume = volume
+        let isRoot = geteuid() == 0
+        let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
+        session = try Session(
+            volume, arguments: arguments, writebackCache: plan.words.usesWritebackCache, crewLimit: Self.crewLimit,
+            log: log)
+        if isRoot {
+            let mount = try KernelMount(
+                plan.image, isBlockDevice: volume.isBlockDevice, on: plan.directory, words: plan.words,
+                blockByteCount: session.blockByteCount)
+            if let reason = mount.fallback {
+                log.notice("\(plan.directory) is a plain fuse mount (\(reason)): sync it with jext4 sync")
+            }
+            try session.attach(mount.descriptor)
+        } else {
+            guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else { throw KernelMount.noDevice(errno) }
+            try session.mountAsUser(at: plan.directory)
+        }
+        try session.serveFirst()
+        guard let record = MountTable.record(at: plan.directory) else {
+            throw .refused("\(plan.directory) was unmounted at once")
+        }
+        self.record = record
+        control = ControlServer(device: record.device) { [session] command throws(Ext4Error) in
+            try Self.answer(command, session, plan, record)
+        }
+        if control == nil { log.warning("no control socket: jext4 status and jext4 sync will not find this mount") }
+    }
+
+    /// More than the cores: threads wait for commits and for the device, and one commit serves all who wait.
+    private static let crewLimit = 32
+
+    private static func answer(
+        _ command: ControlSocket.Command, _ session: Session, _ plan: MountPlan, _ record: MountRecord
+    ) throws(Ext4Error) -> String {
+        switch command {
+        case .wait: return ""
+        case .sync:
+            try session.fileSystem.syncAll()
+            return ""
+        case .status, .statusJSON:
+            let report = StatusReport(
+                session.fileSystem, image: plan.image, directory: plan.directory, type: record.type,
+                process: getpid())
+            let lines = command == .status ? report.lines : [report.json]
+            return lines.map { "\($0)\n" }.joined()
+        }
+    }
+
+    /// Serves to the end, and closes the volume: the error of that, if any.
+    func run() -> Ext4Error? {
+        control?.start()
+        _ = Thread(name: "jext4-signals") { [self] in
+            while true {
+                _ = jext4_next_signal()
+                leave()
+            }
+        }
+        session.serveRest()
+        let failure = volume.close()
+        control?.finish(failure)
+        return failure
+    }
+
+    /// Takes the mount out of sight; when nobody has files open the kernel ends it at once. Else they get their time.
+    private func leave() {
+        if MountTable.record(at: record.directory) == record {
+            if geteuid() == 0 {
+                _ = unsafe jext4_umount(record.directory, true)
+            } else {
+                runHelper(["fusermount3", "-u", "-z", "-q", record.directory])
+            }
+        }
+        if session.waitForEnd(milliseconds: Self.grace) { return }
+        repeat { session.stop() } while !session.waitForEnd(milliseconds: 20)
+    }
+}

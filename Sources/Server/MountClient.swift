@@ -1,0 +1,109 @@
+internal import CFuseShims
+package import Ext4Format
+internal import Glibc
+
+/// A mount of jext4 as seen from another process: what `jext4 umount`, `sync` and `status` do.
+package struct MountClient {
+    package let record: MountRecord
+
+    /// `directory` is where it is mounted. `.refused` when it is not, or is none of ours.
+    package init(_ directory: String) throws(Ext4Error) {
+        guard let resolved = resolvedPath(directory) else {
+            throw .refused("\(directory): \(systemText(errno))")
+        }
+        guard let record = MountTable.record(at: resolved) else { throw .refused("\(directory) is not a mount point") }
+        guard record.isOurs else { throw .refused("\(directory) is a \(record.type) mount, not one of jext4") }
+        self.record = record
+    }
+
+    package func status(json: Bool) throws(Ext4Error) -> String {
+        try ask(json ? .statusJSON : .status, connect())
+    }
+
+    /// Everything that was written before is on the device when it returns.
+    package func sync() throws(Ext4Error) {
+        // The kernel brings its own dirty pages to the server first, and on a block mount has the server sync as well.
+        let opened = unsafe open(record.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard opened >= 0 else { throw .refused("\(record.directory): \(systemText(errno))") }
+        defer { close(opened) }
+        guard jext4_syncfs(opened) == 0 else {
+            throw .refused("sync of \(record.directory) failed: \(systemText(errno))")
+        }
+        if !record.isBlock { _ = try ask(.sync, connect()) }
+    }
+
+    /// Unmounts, and returns when everything is on the device and the server has let go of the image.
+    package func unmount() throws(Ext4Error) {
+        // A server that cannot be reached can still be unmounted; there is then no word of how it went.
+        let server = try? connect()
+        if let server { _ = try acknowledge(server) }
+        defer { if let server { close(server) } }
+        try geteuid() == 0 ? unmountAsRoot() : unmountAsUser()
+        guard let server else { return }
+        let said = String(decoding: readAll(server), as: UTF8.self)
+        if said.hasPrefix(ControlSocket.success) { return }
+        throw Self.failure(said, "the server ended without a word; check the volume with e2fsck -fn")
+    }
+
+    private func unmountAsRoot() throws(Ext4Error) {
+        guard unsafe jext4_umount(record.directory, false) == 0 else {
+            throw .refused("cannot unmount \(record.directory): \(systemText(errno))")
+        }
+    }
+
+    private func unmountAsUser() throws(Ext4Error) {
+        guard runHelper(["fusermount3", "-u", record.directory]) == 0 else {
+            throw .refused("fusermount3 could not unmount \(record.directory)")
+        }
+    }
+
+    // MARK: The socket
+
+    private func connect() throws(Ext4Error) -> CInt {
+        var cause = ENOENT
+        for folder in ControlSocket.folders(of: record.user) {
+            let server = ControlSocket.make()
+            let path = ControlSocket.path(in: folder, device: record.device)
+            if unsafe ControlSocket.withAddress(path, { unsafe Glibc.connect(server, $0, $1) }) == 0 {
+                var user = uid_t.max
+                // Anyone may make a socket in /tmp: hear only the user who mounted.
+                if unsafe jext4_peer_user(server, &user) == 0, user == record.user { return server }
+                cause = EPERM
+            } else if errno != ENOENT {
+                cause = errno
+            }
+            close(server)
+        }
+        throw .refused("cannot reach the server of \(record.directory): \(systemText(cause))")
+    }
+
+    private func acknowledge(_ server: CInt) throws(Ext4Error) {
+        guard ControlSocket.send("\(ControlSocket.Command.wait.rawValue)\n", to: server),
+            ControlSocket.readLine(server) == "ok"
+        else { throw .refused("the server of \(record.directory) does not answer") }
+    }
+
+    private func ask(_ command: ControlSocket.Command, _ server: CInt) throws(Ext4Error) -> String {
+        defer { close(server) }
+        ControlSocket.send("\(command.rawValue)\n", to: server)
+        let said = String(decoding: readAll(server), as: UTF8.self)
+        guard said.hasPrefix(ControlSocket.success) else { throw Self.failure(said, "the server does not answer") }
+        return String(said.dropFirst(ControlSocket.success.count))
+    }
+
+    private static func failure(_ said: String, _ otherwise: String) -> Ext4Error {
+        guard said.hasPrefix(ControlSocket.failure) else { return .refused(otherwise) }
+        return .refused(String(said.dropFirst(ControlSocket.failure.count).prefix { $0 != "\n" }))
+    }
+}
+
+/// Runs a program of the path and waits: its exit status, or -1.
+@discardableResult func runHelper(_ words: [String]) -> CInt {
+    var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
+    defer { for unsafe argument in unsafe arguments { unsafe free(argument) } }
+    var process = pid_t()
+    guard unsafe posix_spawnp(&process, words[0], nil, nil, &arguments, environ) == 0 else { return -1 }
+    var status: CInt = 0
+    while unsafe waitpid(process, &status, 0) < 0 { if errno != EINTR { return -1 } }
+    return status & 0x7f == 0 ? status >> 8 & 0xff : -1
+}

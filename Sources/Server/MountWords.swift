@@ -1,0 +1,146 @@
+package import Ext4Format
+package import FileSystem
+
+/// The words of `-o`, decided: what the volume, the connection and the kernel are to do.
+package struct MountWords: Equatable, Sendable {
+    package var isReadOnly = false
+    package var skipsRecovery = false
+    /// Where the volume starts in the image, in bytes.
+    package var offset: UInt64 = 0
+    /// The longest time in seconds that a change stays in memory alone.
+    package var commitSeconds = 5
+    package var errors = ErrorPolicy.remountReadOnly
+    /// Bytes for cached metadata; nil for the default.
+    package var cacheByteCount: Int?
+    package var discards = false
+    package var allowsOther = false
+    package var usesAccessLists = true
+    package var lockFile: String?
+    package var recordFile: String?
+    package var allowsSetID = true
+    package var allowsDevices = true
+    package var allowsExecution = true
+    package var keepsAccessTimes = true
+    package var keepsDirectoryAccessTimes = true
+    package var usesWritebackCache = false
+
+    package enum ErrorPolicy: String, Sendable {
+        case remountReadOnly = "remount-ro"
+        case ignore = "continue"
+        case panic
+    }
+
+    package init() {}
+
+    /// Reads comma lists as mount(8) passes them, the later word winning. `.refused` names a word that is not known or
+    /// whose value makes no sense.
+    package init(parsing lists: [String]) throws(Ext4Error) {
+        for list in lists {
+            for word in list.split(separator: ",", omittingEmptySubsequences: true) { try take(String(word)) }
+        }
+        if skipsRecovery && !isReadOnly { throw .refused("option 'norecovery' needs 'ro' beside it") }
+    }
+
+    private mutating func take(_ word: String) throws(Ext4Error) {
+        if Self.isForOthers(word) { return }
+        if let equals = word.firstIndex(of: "=") {
+            try take(String(word[..<equals]), String(word[word.index(after: equals)...]), word)
+        } else {
+            try take(flag: word)
+        }
+    }
+
+    /// Words for mount(8), systemd or the user's own use, and those that say what is so anyway.
+    private static func isForOthers(_ word: String) -> Bool {
+        let ignored: Set<String> = [
+            "defaults", "async", "auto", "noauto", "user", "nouser", "users", "nousers", "group", "owner", "nofail",
+            "_netdev", "loop", "relatime", "norelatime", "nolazytime", "user_xattr", "barrier", "barrier=1",
+            "data=ordered", "default_permissions", "noiversion",
+        ]
+        return ignored.contains(word) || word.hasPrefix("x-") || word.hasPrefix("X-") || word.hasPrefix("comment=")
+            || word.hasPrefix("uhelper=") || word.hasPrefix("helper=")
+    }
+
+    private mutating func take(flag word: String) throws(Ext4Error) {
+        switch word {
+        case "ro": isReadOnly = true
+        case "rw": isReadOnly = false
+        case "norecovery", "noload": skipsRecovery = true
+        case "discard": discards = true
+        case "nodiscard": discards = false
+        case "allow_other": allowsOther = true
+        case "acl": usesAccessLists = true
+        case "noacl": usesAccessLists = false
+        case "suid": allowsSetID = true
+        case "nosuid": allowsSetID = false
+        case "dev": allowsDevices = true
+        case "nodev": allowsDevices = false
+        case "exec": allowsExecution = true
+        case "noexec": allowsExecution = false
+        case "atime": keepsAccessTimes = true
+        case "noatime": keepsAccessTimes = false
+        case "diratime": keepsDirectoryAccessTimes = true
+        case "nodiratime": keepsDirectoryAccessTimes = false
+        case "writeback": usesWritebackCache = true
+        default: throw .refused("unknown mount option '\(word)'")
+        }
+    }
+
+    private mutating func take(_ name: String, _ value: String, _ word: String) throws(Ext4Error) {
+        let senseless = Ext4Error.refused("mount option '\(word)' has no sensible value")
+        switch name {
+        case "offset":
+            guard let bytes = Self.byteCount(value), bytes % 512 == 0 else {
+                throw .refused("mount option '\(word)': the offset must be a multiple of 512 bytes")
+            }
+            offset = bytes
+        case "commit":
+            // As with ext4, 0 means the default.
+            guard let seconds = Int(value), (0...900).contains(seconds) else { throw senseless }
+            commitSeconds = seconds == 0 ? Self().commitSeconds : seconds
+        case "errors":
+            guard let policy = ErrorPolicy(rawValue: value) else { throw senseless }
+            errors = policy
+        case "cache_size":
+            guard let bytes = Self.byteCount(value), bytes >= 1 << 20, let count = Int(exactly: bytes) else {
+                throw .refused("mount option '\(word)': the cache needs 1m or more")
+            }
+            cacheByteCount = count
+        case "lockfile":
+            guard !value.isEmpty else { throw senseless }
+            lockFile = value
+        case "record":
+            guard !value.isEmpty else { throw senseless }
+            recordFile = value
+        default: throw .refused("unknown mount option '\(word)'")
+        }
+    }
+
+    /// A count of bytes with an optional k, m or g (powers of 1024).
+    static func byteCount(_ text: String) -> UInt64? {
+        let units: [Character: UInt64] = ["k": 1 << 10, "m": 1 << 20, "g": 1 << 30]
+        guard let last = text.last else { return nil }
+        let unit = units[Character(last.lowercased())]
+        guard let count = UInt64(unit == nil ? text : String(text.dropLast())) else { return nil }
+        let (bytes, overflow) = count.multipliedReportingOverflow(by: unit ?? 1)
+        return overflow ? nil : bytes
+    }
+
+    /// What the file system is told.
+    package var volumeOptions: MountOptions {
+        var options = MountOptions()
+        options.readOnly = isReadOnly
+        options.noRecovery = skipsRecovery
+        options.commitSeconds = commitSeconds
+        if let cacheByteCount { options.cacheByteCount = cacheByteCount }
+        options.discard = discards
+        options.aclEnabled = usesAccessLists
+        options.errors =
+            switch errors {
+            case .remountReadOnly: .remountReadOnly
+            case .ignore: .continue
+            case .panic: .panic
+            }
+        return options
+    }
+}

@@ -1,1 +1,0 @@
-internal import Ext4Format

@@ -1,0 +1,170 @@
+internal import CFuse3
+internal import CFuseShims
+internal import Ext4Format
+internal import FileSystem
+internal import Glibc
+internal import Logging
+internal import Synchronization
+internal import Threads
+
+/// One connection to the kernel: its requests, and the threads that serve them.
+///
+/// `serveFirst` answers INIT on the calling thread; `serveRest` starts the crew and returns when the connection has
+/// ended and every thread is done.
+@safe final class Session: @unchecked Sendable {
+    let volume: Volume
+    let fileSystem: FileSystem
+    let usesWritebackCache: Bool
+    /// What stat(2) says to transfer in.
+    let blockByteCount: Int
+    /// Set once, at the end of init, and never null after it.
+    private var raw: OpaquePointer?
+    private let log: OnceLog
+    /// What the kernel offered in INIT; 0 before.
+    private let capable = Atomic<UInt32>(0)
+
+    private struct Crew {
+        var started: [Thread] = []
+        var endedCount = 0
+        var isStopping = false
+
+        var hasEnded: Bool { isStopping && endedCount == started.count }
+    }
+    private let crew = Monitor(Crew())
+    /// Threads that wait for a request.
+    private let idleCount = Atomic<Int>(0)
+    private let crewLimit: Int
+
+    /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
+    /// requests come that find none idle.
+    init(
+        _ volume: Volume, arguments: [String], writebackCache: Bool, crewLimit: Int, log: Logger
+    ) throws(Ext4Error) {
+        self.volume = volume
+        fileSystem = volume.fileSystem
+        usesWritebackCache = writebackCache
+        blockByteCount = volume.fileSystem.statistics().blockByteCount
+        self.log = OnceLog(log)
+        self.crewLimit = max(1, crewLimit)
+        jext4_keep_fuse_messages()
+        var words = unsafe fuse_args()
+        for argument in ["jext4"] + arguments { unsafe fuse_opt_add_arg(&words, argument) }
+        defer { unsafe fuse_opt_free_args(&words) }
+        var table = operationTable()
+        let context = unsafe Unmanaged.passUnretained(self).toOpaque()
+        unsafe raw = fuse_session_new(&words, &table, MemoryLayout<fuse_lowlevel_ops>.size, context)
+        if unsafe raw == nil { throw .refused("libfuse: \(Self.message)") }
+    }
+
+    deinit { if let raw = unsafe raw { unsafe fuse_session_destroy(raw) } }
+
+    /// libfuse's last word.
+    static var message: String { unsafe String(cString: jext4_fuse_message()) }
+
+    /// Serves the connection that `descriptor` is (an open /dev/fuse that has been mounted).
+    func attach(_ descriptor: CInt) throws(Ext4Error) {
+        let result = unsafe jext4_use_worker_descriptors(raw, descriptor)
+        guard result == 0 else { throw .refused("libfuse: \(Self.message)") }
+    }
+
+    /// Mounts through fusermount3, with the options that the session was made with.
+    func mountAsUser(at directory: String) throws(Ext4Error) {
+        guard unsafe fuse_session_mount(raw, directory) == 0 else {
+            let reason = Self.message.isEmpty ? "fusermount3 refused it" : Self.message
+            throw .refused("cannot mount on \(directory): \(reason)")
+        }
+        try attach(unsafe fuse_session_fd(raw))
+    }
+
+    /// Called while INIT is answered.
+    func begin(capable: UInt32) { self.capable.store(capable, ordering: .relaxed) }
+
+    var mayRefuseOpen: Bool { has(FUSE_CAP_NO_OPEN_SUPPORT) }
+    var mayRefuseOpendir: Bool { has(FUSE_CAP_NO_OPENDIR_SUPPORT) }
+    private func has(_ flag: CInt) -> Bool { capable.load(ordering: .relaxed) & UInt32(flag) != 0 }
+
+    func report(_ error: Ext4Error) { log.error(error.description) }
+
+    /// A write by someone who may not keep them takes set-id bits away.
+    func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
+        let mode = try fileSystem.attributes(of: inode).mode
+        let lost = privileges(in: mode)
+        guard lost != 0, let node = NodeID.node(inode) else { return }
+        var changes = AttributeChanges()
+        changes.mode = mode & 0o7777 & ~lost
+        _ = try fileSystem.setAttributes(of: inode, changes)
+        // The kernel would go on to run the file with the mode that it remembers. -1: the attributes alone.
+        unsafe fuse_lowlevel_notify_inval_inode(raw, node, -1, 0)
+    }
+
+    // MARK: Serving
+
+    /// Answers the first request, INIT, so that the mount works when this returns.
+    func serveFirst() throws(Ext4Error) {
+        guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
+        let worker = Worker(descriptor: unsafe fuse_session_fd(raw))
+        defer { worker.leave() }
+        while true {
+            let count = unsafe worker.receive(raw)
+            if count == -EINTR || count == -EAGAIN { continue }
+            guard count > 0 else { throw .refused("the kernel ended the connection before it began") }
+            unsafe worker.process(raw, self)
+            return
+        }
+    }
+
+    /// Serves until the connection ends or `stop` is called.
+    func serveRest() {
+        grow()
+        let threads = crew.wait { crew -> [Thread]? in crew.hasEnded ? crew.started : nil }
+        for thread in threads { thread.join() }
+    }
+
+    /// Makes every thread end after the request that it serves. Does not wait.
+    func stop() {
+        crew.withLock { crew in
+            crew.isStopping = true
+            guard !crew.hasEnded else { return }
+            for thread in crew.started { thread.interrupt(signal: SIGUSR1) }
+        }
+        crew.notifyAll()
+    }
+
+    /// Whether the crew has ended within the time. A thread may miss the signal of `stop` just before it waits: it is
+    /// given again.
+    func waitForEnd(milliseconds: Int) -> Bool {
+        crew.wait(milliseconds: milliseconds) { $0.hasEnded ? true : nil } ?? false
+    }
+
+    private func grow() {
+        crew.withLock { crew in
+            guard !crew.isStopping, crew.started.count < crewLimit else { return }
+            crew.started.append(Thread(name: "jext4-fuse") { [self] in work() })
+        }
+    }
+
+    /// The life of one thread of the crew.
+    private func work() {
+        guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
+        let worker = Worker(descriptor: unsafe fuse_session_fd(raw))
+        defer { worker.leave() }
+        while true {
+            idleCount.add(1, ordering: .relaxed)
+            let count = unsafe worker.receive(raw)
+            let isLastIdle = idleCount.subtract(1, ordering: .relaxed).newValue == 0
+            if count == -EINTR || count == -EAGAIN {
+                if crew.withLock({ $0.isStopping }) { break }
+                continue
+            }
+            guard count > 0 else { break }
+            if isLastIdle { grow() }
+            unsafe worker.process(raw, self)
+        }
+        crew.withLock { crew in
+            // One thread saw the end of the connection: all will.
+            crew.isStopping = true
+            crew.endedCount += 1
+        }
+        crew.notifyAll()
+    }
+}

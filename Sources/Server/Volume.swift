@@ -1,0 +1,45 @@
+package import Ext4Format
+package import FileSystem
+internal import Threads
+
+/// A mounted file system and what holds its image; closed exactly once, whoever comes first: the kernel's DESTROY, or
+/// the end of the server.
+package final class Volume: Sendable {
+    package let fileSystem: FileSystem
+    private let claim: ImageClaim
+
+    var isBlockDevice: Bool { claim.isBlockDevice }
+
+    private enum State {
+        case open
+        case closing
+        case closed(Ext4Error?)
+    }
+    private let state = Monitor(State.open)
+
+    init(_ fileSystem: FileSystem, _ claim: ImageClaim) {
+        self.fileSystem = fileSystem
+        self.claim = claim
+    }
+
+    /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the same.
+    @discardableResult package func close() -> Ext4Error? {
+        let isMine = state.withLock { state in
+            guard case .open = state else { return false }
+            state = .closing
+            return true
+        }
+        if isMine {
+            var failure: Ext4Error?
+            do throws(Ext4Error) { try fileSystem.unmount() } catch { failure = error }
+            claim.release()
+            state.withLock { $0 = .closed(failure) }
+            state.notifyAll()
+        }
+        let outcome: [Ext4Error] = state.wait { state in
+            guard case .closed(let failure) = state else { return nil }
+            return failure.map { [$0] } ?? []
+        }
+        return outcome.first
+    }
+}
