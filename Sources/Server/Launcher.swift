@@ -111,8 +111,7 @@ final class ServedMount: Sendable {
         let isRoot = geteuid() == 0
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
         session = try Session(
-            volume, arguments: arguments, writebackCache: plan.words.usesWritebackCache, crewLimit: Self.crewLimit,
-            log: log)
+            volume, arguments: arguments, words: plan.words, crewLimit: Self.crewLimit, log: log)
         if isRoot {
             let mount = try KernelMount(
                 plan.image, isBlockDevice: volume.isBlockDevice, on: plan.directory, words: plan.words,

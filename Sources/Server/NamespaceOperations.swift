@@ -59,12 +59,15 @@ func serveMknod(
     }
 }
 
+/// Where open costs no message, neither should create: after ENOSYS the kernel makes a file with MKNOD alone, and sends
+/// no RELEASE for it at close. It holds the directory's lock over lookup and MKNOD, so that O_EXCL stays exact.
 @c(jext4_serve_create)
 func serveCreate(
     _ raw: fuse_req_t?, _ parent: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ mode: mode_t,
     _ file: UnsafeMutablePointer<fuse_file_info>?
 ) {
     let request = unsafe Request(raw)
+    guard !request.session.mayRefuseOpen else { return request.fail(ENOSYS) }
     do throws(Ext4Error) {
         let made = try request.fileSystem.createFile(
             unsafe FileName(name), in: NodeID.inode(parent), mode: UInt16(mode & 0o7777), caller: request.caller)

@@ -76,6 +76,7 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
     let session = unsafe Unmanaged<Session>.fromOpaque(context).takeUnretainedValue()
     let capable = unsafe connection.pointee.capable
     var want = unsafe connection.pointee.want & ~Connection.unwanted | Connection.wanted & capable
+    if !session.usesAccessLists { want &= ~CUnsignedInt(FUSE_CAP_POSIX_ACL) }
     if session.usesWritebackCache { want |= CUnsignedInt(FUSE_CAP_WRITEBACK_CACHE) & capable }
     unsafe connection.pointee.want = want
     unsafe connection.pointee.max_write = CUnsignedInt(Connection.transferByteCount)

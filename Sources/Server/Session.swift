@@ -15,6 +15,8 @@ internal import Threads
     let volume: Volume
     let fileSystem: FileSystem
     let usesWritebackCache: Bool
+    /// Without them the kernel need not ask for the list of a directory that changed.
+    let usesAccessLists: Bool
     /// What stat(2) says to transfer in.
     let blockByteCount: Int
     /// Set once, at the end of init, and never null after it.
@@ -38,11 +40,12 @@ internal import Threads
     /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
     /// requests come that find none idle.
     init(
-        _ volume: Volume, arguments: [String], writebackCache: Bool, crewLimit: Int, log: Logger
+        _ volume: Volume, arguments: [String], words: MountWords, crewLimit: Int, log: Logger
     ) throws(Ext4Error) {
         self.volume = volume
         fileSystem = volume.fileSystem
-        usesWritebackCache = writebackCache
+        usesWritebackCache = words.usesWritebackCache
+        usesAccessLists = words.usesAccessLists
         blockByteCount = volume.fileSystem.statistics().blockByteCount
         self.log = OnceLog(log)
         self.crewLimit = max(1, crewLimit)
