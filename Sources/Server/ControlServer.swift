@@ -1,11 +1,11 @@
 internal import CFuseShims
-internal import Ext4Format
+package import Ext4Format
 internal import Glibc
 internal import Synchronization
 internal import Threads
 
 /// Answers `jext4 status`, `jext4 sync` and `jext4 umount` of one mount. Only the user who mounted, and root, are heard.
-final class ControlServer: Sendable {
+package final class ControlServer: Sendable {
     private let path: String
     private let listener: CInt
     /// Those who asked to be told of the end.
@@ -14,7 +14,7 @@ final class ControlServer: Sendable {
 
     /// Listens for the mount with the device number `device`. `serve` gives the answer to every command but "wait", on
     /// the thread of the server. Nil when there is no place for the socket.
-    init?(device: String, _ serve: @escaping @Sendable (ControlSocket.Command) throws(Ext4Error) -> String) {
+    package init?(device: String, _ serve: @escaping @Sendable (ControlSocket.Command) throws(Ext4Error) -> String) {
         guard let folder = ControlSocket.makeFolder() else { return nil }
         path = ControlSocket.path(in: folder, device: device)
         self.serve = serve
@@ -29,7 +29,7 @@ final class ControlServer: Sendable {
     }
 
     /// Starts to answer. The thread lives as long as the process.
-    func start() {
+    package func start() {
         _ = Thread(name: "jext4-control") { [self] in
             while true {
                 let peer = accept(listener, nil, nil)
@@ -68,7 +68,7 @@ final class ControlServer: Sendable {
     }
 
     /// Tells those who wait how the unmount went, and listens no more.
-    func finish(_ failure: Ext4Error?) {
+    package func finish(_ failure: Ext4Error?) {
         unsafe unlink(path)
         let text = failure.map { "\(ControlSocket.failure)\($0)\n" } ?? ControlSocket.success
         for peer in waiting.withLock({ $0 }) {

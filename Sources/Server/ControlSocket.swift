@@ -6,8 +6,8 @@ internal import Glibc
 ///
 /// A client sends one line and reads until the end: "ok" and a newline before what it asked for, or "error" and why not.
 /// For "wait" the first line comes at once and the second, the outcome of the unmount, when the volume is closed.
-enum ControlSocket {
-    enum Command: String {
+package enum ControlSocket {
+    package enum Command: String, Sendable {
         case status
         case statusJSON = "status-json"
         case sync

@@ -44,7 +44,9 @@ enum Daemon {
         close(ends[1])
         defer { close(ends[0]) }
         let said = readAll(ends[0])
-        guard let first = said.first else { return .parent(failure: "the server ended unexpectedly: \(ending(process))") }
+        guard let first = said.first else {
+            return .parent(failure: "the server ended unexpectedly: \(ending(process))")
+        }
         return .parent(failure: first == 0 ? nil : String(decoding: said.dropFirst(), as: UTF8.self))
     }
 

@@ -7,20 +7,35 @@ internal import Glibc
 internal import Logging
 internal import Threads
 
+/// A device whose changes are written to a log, and what ends the log.
+package struct Recording: Sendable {
+    package let device: any BlockDevice
+    package let finish: @Sendable () throws(Ext4Error) -> Void
+
+    package init(device: any BlockDevice, finish: @escaping @Sendable () throws(Ext4Error) -> Void) {
+        self.device = device
+        self.finish = finish
+    }
+}
+
 /// What `jext4 mount` was asked for.
 package struct MountPlan: Sendable {
     package var image: String
     package var directory: String
     package var words: MountWords
     package var isForeground: Bool
-    /// Puts a recording device before the image, for `-o record=FILE`. Nil where there is none.
-    package var recorder: (@Sendable (any BlockDevice, _ file: String) throws(Ext4Error) -> any BlockDevice)?
+    /// Puts a recording device before the image, for `-o record=FILE`.
+    package var recorder: @Sendable (any BlockDevice, _ file: String) throws(Ext4Error) -> Recording
 
-    package init(image: String, directory: String, words: MountWords, isForeground: Bool) {
+    package init(
+        image: String, directory: String, words: MountWords, isForeground: Bool,
+        recorder: @escaping @Sendable (any BlockDevice, _ file: String) throws(Ext4Error) -> Recording
+    ) {
         self.image = image
         self.directory = directory
         self.words = words
         self.isForeground = isForeground
+        self.recorder = recorder
     }
 }
 
@@ -32,9 +47,6 @@ package enum Launcher {
         var plan = plan
         plan.image = try absolute(plan.image)
         plan.directory = try absoluteDirectory(plan.directory)
-        if plan.words.recordFile != nil && plan.recorder == nil {
-            throw .refused("mount option 'record' is not to be had here")
-        }
         if plan.isForeground { return try serve(plan, nil) }
         switch Daemon.start() {
         case .parent(let failure): if let failure { throw .refused(failure) }
@@ -81,14 +93,17 @@ package enum Launcher {
         if let failure, announcer == nil { throw failure }
     }
 
-    private static func open(_ plan: MountPlan) throws(Ext4Error) -> Volume {
+    private static func open(_ plan: MountPlan) throws(Ext4Error) -> MountedVolume {
         let words = plan.words
         let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
         do throws(Ext4Error) {
-            var device: any BlockDevice = try FileDevice(
-                path: plan.image, readOnly: words.isReadOnly, start: words.offset)
-            if let file = words.recordFile, let recorder = plan.recorder { device = try recorder(device, file) }
-            return Volume(try FileSystem.mount(on: device, options: words.volumeOptions), claim)
+            let image = try FileDevice(path: plan.image, readOnly: words.isReadOnly, start: words.offset)
+            guard let file = words.recordFile else {
+                return MountedVolume(try FileSystem.mount(on: image, options: words.volumeOptions), claim, nil)
+            }
+            let recording = try plan.recorder(image, file)
+            let fileSystem = try FileSystem.mount(on: recording.device, options: words.volumeOptions)
+            return MountedVolume(fileSystem, claim, recording)
         } catch {
             claim.release()
             throw error
@@ -99,14 +114,14 @@ package enum Launcher {
 /// A mount that answers: the session, its control socket, and what ends it.
 final class ServedMount: Sendable {
     private let session: Session
-    private let volume: Volume
+    private let volume: MountedVolume
     private let record: MountRecord
     private let control: ControlServer?
     /// How long open files may keep the mount alive after a signal, in milliseconds.
     private static let grace = 3000
 
     /// Mounts and answers the first request. `plan` has absolute paths.
-    init(_ plan: MountPlan, _ volume: Volume, _ log: Logger) throws(Ext4Error) {
+    init(_ plan: MountPlan, _ volume: MountedVolume, _ log: Logger) throws(Ext4Error) {
         self.volume = volume
         let isRoot = geteuid() == 0
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
@@ -129,6 +144,7 @@ final class ServedMount: Sendable {
             throw .refused("\(plan.directory) was unmounted at once")
         }
         self.record = record
+        if isRoot { Self.raiseReadahead(record) }
         control = ControlServer(device: record.device) { [session] command throws(Ext4Error) in
             try Self.answer(command, session, plan, record)
         }
@@ -137,6 +153,17 @@ final class ServedMount: Sendable {
 
     /// More than the cores: threads wait for commits and for the device, and one commit serves all who wait.
     private static let crewLimit = 32
+
+    /// The kernel reads ahead 128 KiB on a FUSE mount, which is less than one request may carry. Only root may change
+    /// it, and only outside of most containers; what it is then only costs speed.
+    private static func raiseReadahead(_ record: MountRecord) {
+        let kibibytes = "2048"
+        let name = record.isBlock ? "\(record.device)-fuseblk" : record.device
+        let file = unsafe Glibc.open("/sys/class/bdi/\(name)/read_ahead_kb", O_WRONLY | O_CLOEXEC)
+        guard file >= 0 else { return }
+        _ = unsafe write(file, kibibytes, kibibytes.utf8.count)
+        close(file)
+    }
 
     private static func answer(
         _ command: ControlSocket.Command, _ session: Session, _ plan: MountPlan, _ record: MountRecord

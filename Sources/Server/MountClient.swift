@@ -16,6 +16,8 @@ package struct MountClient {
         self.record = record
     }
 
+    package init(record: MountRecord) { self.record = record }
+
     package func status(json: Bool) throws(Ext4Error) -> String {
         try ask(json ? .statusJSON : .status, connect())
     }
@@ -35,14 +37,14 @@ package struct MountClient {
     /// Unmounts, and returns when everything is on the device and the server has let go of the image.
     package func unmount() throws(Ext4Error) {
         // A server that cannot be reached can still be unmounted; there is then no word of how it went.
-        let server = try? connect()
-        if let server { _ = try acknowledge(server) }
-        defer { if let server { close(server) } }
-        try geteuid() == 0 ? unmountAsRoot() : unmountAsUser()
-        guard let server else { return }
-        let said = String(decoding: readAll(server), as: UTF8.self)
-        if said.hasPrefix(ControlSocket.success) { return }
-        throw Self.failure(said, "the server ended without a word; check the volume with e2fsck -fn")
+        let server = try? enlist()
+        do throws(Ext4Error) {
+            try geteuid() == 0 ? unmountAsRoot() : unmountAsUser()
+        } catch {
+            if let server { close(server) }
+            throw error
+        }
+        if let server { try outcome(server) }
     }
 
     private func unmountAsRoot() throws(Ext4Error) {
@@ -58,6 +60,26 @@ package struct MountClient {
     }
 
     // MARK: The socket
+
+    /// Asks to be told of the end; what is returned goes to `outcome`.
+    package func enlist() throws(Ext4Error) -> CInt {
+        let server = try connect()
+        guard ControlSocket.send("\(ControlSocket.Command.wait.rawValue)\n", to: server),
+            ControlSocket.readLine(server) == "ok"
+        else {
+            close(server)
+            throw .refused("the server of \(record.directory) does not answer")
+        }
+        return server
+    }
+
+    /// Waits for the end of the server that `enlist` reached. Throws what it says went wrong.
+    package func outcome(_ server: CInt) throws(Ext4Error) {
+        defer { close(server) }
+        let said = String(decoding: readAll(server), as: UTF8.self)
+        if said.hasPrefix(ControlSocket.success) { return }
+        throw Self.failure(said, "the server ended without a word; check the volume with e2fsck -fn")
+    }
 
     private func connect() throws(Ext4Error) -> CInt {
         var cause = ENOENT
@@ -77,12 +99,6 @@ package struct MountClient {
         throw .refused("cannot reach the server of \(record.directory): \(systemText(cause))")
     }
 
-    private func acknowledge(_ server: CInt) throws(Ext4Error) {
-        guard ControlSocket.send("\(ControlSocket.Command.wait.rawValue)\n", to: server),
-            ControlSocket.readLine(server) == "ok"
-        else { throw .refused("the server of \(record.directory) does not answer") }
-    }
-
     private func ask(_ command: ControlSocket.Command, _ server: CInt) throws(Ext4Error) -> String {
         defer { close(server) }
         ControlSocket.send("\(command.rawValue)\n", to: server)
@@ -100,7 +116,7 @@ package struct MountClient {
 /// Runs a program of the path and waits: its exit status, or -1.
 @discardableResult func runHelper(_ words: [String]) -> CInt {
     var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
-    defer { for unsafe argument in unsafe arguments { unsafe free(argument) } }
+    defer { unsafe arguments.forEach { unsafe free($0) } }
     var process = pid_t()
     guard unsafe posix_spawnp(&process, words[0], nil, nil, &arguments, environ) == 0 else { return -1 }
     var status: CInt = 0

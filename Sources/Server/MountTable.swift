@@ -10,6 +10,14 @@ package struct MountRecord: Equatable, Sendable {
     /// Who mounted it, by the mount's own option; root for a mount without one.
     package let user: UInt32
 
+    package init(device: String, directory: String, type: String, source: String, user: UInt32) {
+        self.device = device
+        self.directory = directory
+        self.type = type
+        self.source = source
+        self.user = user
+    }
+
     /// Whether a jext4 serves it.
     package var isOurs: Bool { type == "fuse.\(MountTable.subtype)" || type == "fuseblk.\(MountTable.subtype)" }
     /// Whether the kernel treats it as a disk: it then sends syncfs, and waits for us at umount.

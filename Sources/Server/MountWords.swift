@@ -134,7 +134,6 @@ package struct MountWords: Equatable, Sendable {
         options.commitSeconds = commitSeconds
         if let cacheByteCount { options.cacheByteCount = cacheByteCount }
         options.discard = discards
-        options.aclEnabled = usesAccessLists
         options.errors =
             switch errors {
             case .remountReadOnly: .remountReadOnly

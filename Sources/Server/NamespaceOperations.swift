@@ -30,8 +30,9 @@ func serveForget(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ count: UInt64) {
 func serveForgetMulti(_ raw: fuse_req_t?, _ count: Int, _ forgets: UnsafeMutablePointer<fuse_forget_data>?) {
     let request = unsafe Request(raw)
     let fileSystem = request.fileSystem
-    for unsafe item in unsafe UnsafeBufferPointer(start: forgets, count: count) {
-        fileSystem.forget(NodeID.inode(item.ino), count: item.nlookup)
+    let items = unsafe UnsafeBufferPointer(start: forgets, count: count)
+    for index in 0..<items.count {
+        fileSystem.forget(NodeID.inode(unsafe items[index].ino), count: unsafe items[index].nlookup)
     }
     request.finish()
 }

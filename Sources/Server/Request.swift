@@ -52,7 +52,8 @@ internal import Glibc
         discard self
     }
 
-    private static func parameters(_ attributes: Attributes, _ node: fuse_ino_t, _ session: Session) -> fuse_entry_param {
+    private static func parameters(_ attributes: Attributes, _ node: fuse_ino_t, _ session: Session) -> fuse_entry_param
+    {
         var entry = fuse_entry_param()
         entry.ino = node
         entry.generation = UInt64(attributes.generation)
@@ -64,7 +65,9 @@ internal import Glibc
 
     /// Gives the kernel one reference to the inode, which `attributes` came with.
     consuming func answer(entry attributes: Attributes) {
-        guard let node = NodeID.node(attributes.inode) else { return fail(.corrupt("directory entry", where: "inode 1")) }
+        guard let node = NodeID.node(attributes.inode) else {
+            return fail(.corrupt("directory entry", where: "inode 1"))
+        }
         var entry = Self.parameters(attributes, node, session)
         if unsafe fuse_reply_entry(raw, &entry) == -ENOENT { fileSystem.forget(attributes.inode, count: 1) }
         discard self

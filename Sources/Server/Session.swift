@@ -12,7 +12,7 @@ internal import Threads
 /// `serveFirst` answers INIT on the calling thread; `serveRest` starts the crew and returns when the connection has
 /// ended and every thread is done.
 @safe final class Session: @unchecked Sendable {
-    let volume: Volume
+    let volume: MountedVolume
     let fileSystem: FileSystem
     let usesWritebackCache: Bool
     /// Without them the kernel need not ask for the list of a directory that changed.
@@ -40,7 +40,7 @@ internal import Threads
     /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
     /// requests come that find none idle.
     init(
-        _ volume: Volume, arguments: [String], words: MountWords, crewLimit: Int, log: Logger
+        _ volume: MountedVolume, arguments: [String], words: MountWords, crewLimit: Int, log: Logger
     ) throws(Ext4Error) {
         self.volume = volume
         fileSystem = volume.fileSystem

@@ -50,7 +50,9 @@ struct Mount: ParsableCommand {
         Failure.orExit(Failure.mount) { () throws(Ext4Error) in
             let words = try MountWords(parsing: lists)
             try Launcher.mount(
-                MountPlan(image: image, directory: directory, words: words, isForeground: isForeground))
+                MountPlan(
+                    image: image, directory: directory, words: words, isForeground: isForeground,
+                    recorder: startRecording))
         }
     }
 }

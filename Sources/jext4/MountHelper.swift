@@ -53,6 +53,8 @@ struct MountHelper {
         let words = try MountWords(parsing: lists)
         if isPretence { return }
         try Launcher.mount(
-            MountPlan(image: operands[0], directory: operands[1], words: words, isForeground: false))
+            MountPlan(
+                image: operands[0], directory: operands[1], words: words, isForeground: false,
+                recorder: startRecording))
     }
 }

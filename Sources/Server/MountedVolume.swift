@@ -4,9 +4,10 @@ internal import Threads
 
 /// A mounted file system and what holds its image; closed exactly once, whoever comes first: the kernel's DESTROY, or
 /// the end of the server.
-package final class Volume: Sendable {
+package final class MountedVolume: Sendable {
     package let fileSystem: FileSystem
     private let claim: ImageClaim
+    private let recording: Recording?
 
     var isBlockDevice: Bool { claim.isBlockDevice }
 
@@ -17,9 +18,10 @@ package final class Volume: Sendable {
     }
     private let state = Monitor(State.open)
 
-    init(_ fileSystem: FileSystem, _ claim: ImageClaim) {
+    init(_ fileSystem: FileSystem, _ claim: ImageClaim, _ recording: Recording?) {
         self.fileSystem = fileSystem
         self.claim = claim
+        self.recording = recording
     }
 
     /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the same.
@@ -32,6 +34,7 @@ package final class Volume: Sendable {
         if isMine {
             var failure: Ext4Error?
             do throws(Ext4Error) { try fileSystem.unmount() } catch { failure = error }
+            do throws(Ext4Error) { try recording?.finish() } catch { failure = failure ?? error }
             claim.release()
             state.withLock { $0 = .closed(failure) }
             state.notifyAll()

@@ -1,1 +1,0 @@
-import Ext4Format
