@@ -171,12 +171,13 @@ final class ServedMount: Sendable {
         switch command {
         case .wait: return ""
         case .sync:
-            try session.fileSystem.syncAll()
+            try session.volume.use { fileSystem throws(Ext4Error) in try fileSystem.syncAll() }
             return ""
         case .status, .statusJSON:
-            let report = StatusReport(
-                session.fileSystem, image: plan.image, directory: plan.directory, type: record.type,
-                process: getpid())
+            let report = try session.volume.use { fileSystem in
+                StatusReport(
+                    fileSystem, image: plan.image, directory: plan.directory, type: record.type, process: getpid())
+            }
             let lines = command == .status ? report.lines : [report.json]
             return lines.map { "\($0)\n" }.joined()
         }

@@ -17,11 +17,23 @@ package final class MountedVolume: Sendable {
         case closed(Ext4Error?)
     }
     private let state = Monitor(State.open)
+    /// Held in common by who asks from outside of the session, and alone by the unmount.
+    private let gate = ReaderWriterLock()
 
     init(_ fileSystem: FileSystem, _ claim: ImageClaim, _ recording: Recording?) {
         self.fileSystem = fileSystem
         self.claim = claim
         self.recording = recording
+    }
+
+    /// Runs `body` while the volume stays open. `.refused` once it is being closed. For threads that serve no requests:
+    /// those have ended, or wait, when the volume is closed.
+    func use<R>(_ body: (FileSystem) throws(Ext4Error) -> R) throws(Ext4Error) -> R {
+        try gate.withReadLock { () throws(Ext4Error) in
+            let isOpen = state.withLock { if case .open = $0 { true } else { false } }
+            guard isOpen else { throw .refused("the volume is being unmounted") }
+            return try body(fileSystem)
+        }
     }
 
     /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the same.
@@ -33,7 +45,11 @@ package final class MountedVolume: Sendable {
         }
         if isMine {
             var failure: Ext4Error?
-            do throws(Ext4Error) { try fileSystem.unmount() } catch { failure = error }
+            do throws(Ext4Error) {
+                try gate.withWriteLock { () throws(Ext4Error) in try fileSystem.unmount() }
+            } catch {
+                failure = error
+            }
             do throws(Ext4Error) { try recording?.finish() } catch { failure = failure ?? error }
             claim.release()
             state.withLock { $0 = .closed(failure) }

@@ -90,5 +90,7 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
 @c(jext4_serve_destroy)
 func serveDestroy(_ context: UnsafeMutableRawPointer?) {
     guard let context = unsafe context else { return }
-    unsafe Unmanaged<Session>.fromOpaque(context).takeUnretainedValue().volume.close()
+    let session = unsafe Unmanaged<Session>.fromOpaque(context).takeUnretainedValue()
+    session.waitForOthers()
+    session.volume.close()
 }

@@ -139,6 +139,16 @@ internal import Threads
         crew.wait(milliseconds: milliseconds) { $0.hasEnded ? true : nil } ?? false
     }
 
+    /// For DESTROY, after which no request comes: returns when those before it have been served, on the other threads.
+    func waitForOthers() {
+        let pollMicroseconds: UInt32 = 200
+        while true {
+            let busy = crew.withLock { $0.started.count - $0.endedCount } - idleCount.load(ordering: .acquiring)
+            if busy <= 1 { return }
+            usleep(pollMicroseconds)
+        }
+    }
+
     private func grow() {
         crew.withLock { crew in
             guard !crew.isStopping, crew.started.count < crewLimit else { return }
@@ -152,7 +162,7 @@ internal import Threads
         let worker = Worker(descriptor: unsafe fuse_session_fd(raw))
         defer { worker.leave() }
         while true {
-            idleCount.add(1, ordering: .relaxed)
+            idleCount.add(1, ordering: .releasing)
             let count = unsafe worker.receive(raw)
             let isLastIdle = idleCount.subtract(1, ordering: .relaxed).newValue == 0
             if count == -EINTR || count == -EAGAIN {
