@@ -30,7 +30,7 @@ RELEASE := .build/release
 TOOLS := .build/tools
 # The installed command must run where there is no Swift: link the runtime into it where the toolchain can.
 STATIC := $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
-	&& echo --static-swift-stdlib)
+	&& echo --static-swift-stdlib -Xswiftc -use-ld=lld)
 
 .PHONY: help setup build tools mount umount test unit-test mount-test soak bench lint format install uninstall clean
 
