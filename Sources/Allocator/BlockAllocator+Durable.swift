@@ -79,10 +79,9 @@ extension BlockAllocator {
                 throw .corrupt("block bitmap", where: "group \(group.rawValue): a system block is free")
             }
         }
-        guard index.freeCount == Int(descriptor.freeBlockCount) else {
-            throw .corrupt(
-                "block bitmap",
-                where: "group \(group.rawValue): \(index.freeCount) free, the descriptor says \(descriptor.freeBlockCount)")
+        let told = descriptor.freeBlockCount
+        guard index.freeCount == Int(told) else {
+            throw .corrupt("block bitmap", where: "group \(group.rawValue): \(index.freeCount) free, not \(told)")
         }
         return BlockGroup(index, initialBits: isUninitialized(descriptor) ? system : nil)
     }

@@ -255,7 +255,9 @@ package final class BlockAllocator: Sendable {
         }
         if let loaded { return loaded }
         // Whatever takes a transfer is brought into the cache before the lock is taken.
-        let bitmap = (try? groups.descriptor(group)).flatMap { isUninitialized($0) ? nil : try? cache.block($0.blockBitmap) }
+        let warm = (try? groups.descriptor(group)).flatMap {
+            isUninitialized($0) ? nil : try? cache.block($0.blockBitmap)
+        }
         let system = zone.bits(in: group)
         var failure: Ext4Error?
         var isNew = false
@@ -276,7 +278,7 @@ package final class BlockAllocator: Sendable {
             guard let state = stripe.blocks[group.rawValue] else { return nil }
             return try body(state)
         }
-        withExtendedLifetime(bitmap) {}
+        withExtendedLifetime(warm) {}
         if let result { return result }
         let error = failure ?? Self.outOfUse(group)
         if isNew { takeOutOfUse(group, error) }

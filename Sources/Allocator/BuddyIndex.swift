@@ -67,7 +67,8 @@ package struct BuddyIndex: Sendable {
         guard let largest = largestOrder, largest >= minimumOrder else { return nil }
         let order = min(Self.order(for: count), largest)
         let size = 1 << order
-        guard let chunk = firstSet(level: order, from: (goal + size - 1) >> order) ?? firstSet(level: order, from: 0) else {
+        guard let chunk = firstSet(level: order, from: (goal + size - 1) >> order) ?? firstSet(level: order, from: 0)
+        else {
             preconditionFailure("the counts of a buddy index are wrong")
         }
         // The run may begin before the aligned chunk: start there, so that no crumbs are left.

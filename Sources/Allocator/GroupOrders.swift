@@ -7,8 +7,7 @@ internal import Ext4Format
 /// its bitmap loaded. A descriptor gives a guess (as if all free blocks were one run); a loaded bitmap the truth. No
 /// lock of its own.
 struct GroupOrders: Sendable {
-    private static let chunkShift: UInt32 = 12
-    private let groupCount: UInt32
+    private static let chunkShift: UInt32 = 12, chunkMask: UInt32 = 4095
     /// Groups by order.
     private var lists: [GroupSet]
     /// Of each group: 0 nothing known, 1 no free block (or unusable), 2 + k: in list k. By chunks of 4,096 groups.
@@ -19,8 +18,7 @@ struct GroupOrders: Sendable {
     private var undiscovered: [UInt64]
     private(set) var undiscoveredCount: Int
 
-    init(groupCount: UInt32, descriptorBlockCount: UInt32, orderCount: Int) {
-        self.groupCount = groupCount
+    init(descriptorBlockCount: UInt32, orderCount: Int) {
         lists = [GroupSet](repeating: GroupSet(), count: orderCount)
         let count = Int(descriptorBlockCount)
         undiscovered = (0..<(count + 63) / 64).map { wordMask($0, 0..<count) }
@@ -32,7 +30,7 @@ struct GroupOrders: Sendable {
     /// The truth, from a loaded bitmap: nil is a full or unusable group.
     mutating func setOrder(_ order: Int?, of group: UInt32) {
         let code = UInt8(order.map { $0 + 2 } ?? 1)
-        let key = group >> Self.chunkShift, index = Int(group & (1 << Self.chunkShift - 1))
+        let key = group >> Self.chunkShift, index = Int(group & Self.chunkMask)
         let old = known[key]?[index] ?? 0
         guard old != code else { return }
         if old >= 2 { lists[Int(old) - 2].remove(group) }
@@ -42,7 +40,7 @@ struct GroupOrders: Sendable {
 
     /// A guess, from a descriptor: does not replace what is known.
     mutating func guess(freeBlockCount: UInt32, of group: UInt32) {
-        guard known[group >> Self.chunkShift]?[Int(group & (1 << Self.chunkShift - 1))] ?? 0 == 0 else { return }
+        guard known[group >> Self.chunkShift]?[Int(group & Self.chunkMask)] ?? 0 == 0 else { return }
         let order = freeBlockCount == 0 ? nil : UInt32.bitWidth - 1 - freeBlockCount.leadingZeroBitCount
         setOrder(order.map { min($0, lists.count - 1) }, of: group)
     }

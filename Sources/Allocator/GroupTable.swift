@@ -30,7 +30,7 @@ package final class GroupTable: Sendable {
         let bits = Int(layout.superBlock.blocksPerGroup)
         orders = Monitor(
             GroupOrders(
-                groupCount: layout.groupCount, descriptorBlockCount: layout.descriptorBlockCount,
+                descriptorBlockCount: layout.descriptorBlockCount,
                 orderCount: Int.bitWidth - bits.leadingZeroBitCount))
     }
 
@@ -72,7 +72,9 @@ package final class GroupTable: Sendable {
         let first = UInt32(index) * descriptorsPerBlock
         let end = UInt32(min(UInt64(first) + UInt64(descriptorsPerBlock), UInt64(layout.groupCount)))
         // The next ones will be asked for soon in a volume where this one is; one transfer brings them.
-        if index % 16 == 0 || index == wanted { cache.prefetch(layout.descriptor(of: GroupNumber(first)).block, count: 16) }
+        if index % 16 == 0 || index == wanted {
+            cache.prefetch(layout.descriptor(of: GroupNumber(first)).block, count: 16)
+        }
         for number in first..<end {
             // A damaged one stays out of the lists; whoever needs this very group gets the error.
             guard let facts = try? descriptor(GroupNumber(number)) else { continue }

@@ -234,7 +234,7 @@ package final class InodeAllocator: Sendable {
         let start = UInt32((UInt64(turn &* 0x9E37_79B9) &* UInt64(flexCount)) >> 32)
         var best: (group: GroupNumber, directories: UInt32, blocks: UInt32)?
         for step in 0..<min(Self.sampleCount, flexCount) {
-            let group = GroupNumber((start + step) % flexCount << shift)
+            let group = GroupNumber(((start + step) % flexCount) << shift)
             guard let facts = try? groups.descriptor(group), isRich(facts, 1) else { continue }
             let isBetter = best.map {
                 facts.directoryCount < $0.directories
