@@ -45,9 +45,8 @@ extension BlockAllocator {
     /// The transaction that freed the blocks is durable: they can be given out.
     private func release(_ part: Part) {
         groups.withLoadedGroup(part.group) { state in
-            state.index.give(part.bits)
             state.pendingCount -= part.bits.count
-            relist(part.group, state)
+            giveBack(part, state)
         }
         counts.withLock {
             $0.pending -= UInt64(part.bits.count)

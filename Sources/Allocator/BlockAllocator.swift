@@ -136,9 +136,8 @@ package final class BlockAllocator: Sendable {
     package func unstage(_ run: BlockRun) {
         for part in Self.parts(of: run, layout) {
             groups.withLoadedGroup(part.group) { state in
-                state.index.give(part.bits)
                 state.stagedCount -= part.bits.count
-                relist(part.group, state)
+                giveBack(part, state)
             }
             counts.withLock { $0.staged -= UInt64(part.bits.count) }
         }
@@ -211,6 +210,13 @@ package final class BlockAllocator: Sendable {
             if case .aborted = error { throw error }
             return nil
         }
+    }
+
+    /// Blocks become free in the in-core view. Those of a group out of use are lost like the others of it.
+    func giveBack(_ part: Part, _ state: BlockGroup) {
+        state.index.give(part.bits)
+        if state.isOutOfUse { counts.withLock { $0.lost += UInt64(part.bits.count) } }
+        relist(part.group, state)
     }
 
     /// Lists the group anew when its largest free run has changed its order.

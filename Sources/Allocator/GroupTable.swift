@@ -59,10 +59,14 @@ package final class GroupTable: Sendable {
     /// The lists of groups; a leaf lock, no I/O under it.
     func withOrders<R>(_ body: (inout GroupOrders) -> R) -> R { orders.withLock(body) }
 
-    /// Keeps the name of what is damaged. Called once per group and kind, by whoever takes the group out of use.
+    /// Keeps the name of what is damaged, and reports it the first time.
     func note(_ problem: Ext4Error) {
-        damageList.withLock { if $0.count < Self.damageLimit { $0.append(problem) } }
-        report(problem)
+        let isNew = damageList.withLock { list in
+            guard !list.contains(problem) else { return false }
+            if list.count < Self.damageLimit { list.append(problem) }
+            return true
+        }
+        if isNew { report(problem) }
     }
 
     /// Looks at the next descriptor block, nearest to `group`, that no search has looked at; false when there is none.

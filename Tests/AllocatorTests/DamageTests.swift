@@ -61,6 +61,34 @@ import Testing
         #expect(volume.layout.place(of: inode)?.group != GroupNumber(2))
     }
 
+    /// A bitmap that goes bad on the device after its group was loaded is found when it is next changed: before any
+    /// change, so the journal lives, and the group gives out nothing more.
+    @Test func aBitmapThatGoesBadLaterIsNotRewritten() throws {
+        let volume = try Volume()
+        let first = try volume.take(10, goal: 600)
+        try #require(volume.layout.place(of: first.start)?.group == GroupNumber(0))
+        try volume.journal.commitNow()
+        try volume.journal.checkpointNow()
+        let bitmap = try volume.groups.descriptor(GroupNumber(0)).blockBitmap
+        volume.cache.drop(bitmap, count: 1)
+        let place = bitmap.rawValue * 1024
+        let bad = [UInt8](repeating: 0xAA, count: 1024)
+        try volume.device.write(bad.span.bytes, at: place, mode: .cached)
+        let space = try volume.blocks.reserve(20, privileged: true)
+        let run = try volume.blocks.stage(upTo: 10, goal: first.start, from: space)
+        #expect(throws: Ext4Error.self) {
+            try volume.change { handle throws(Ext4Error) in try volume.blocks.publish(run, in: handle) }
+        }
+        volume.blocks.unstage(run)
+        #expect(!volume.journal.isAborted && volume.groups.damage.count == 1)
+        let other = try volume.blocks.stage(upTo: 10, goal: first.start, from: space)
+        #expect(volume.layout.place(of: other.start)?.group != GroupNumber(0))
+        try volume.change { handle throws(Ext4Error) in try volume.blocks.publish(other, in: handle) }
+        #expect(throws: Ext4Error.self) { try volume.free(first) }
+        try volume.journal.close()
+        #expect(Array(volume.device.bytes[Int(place)..<Int(place) + 1024]) == bad)
+    }
+
     /// The same for an inode bitmap; inodes of other groups can be had and freed.
     @Test func aDamagedInodeBitmapCostsItsGroupOnly() throws {
         let volume = try Volume(damage: { bytes, layout in
