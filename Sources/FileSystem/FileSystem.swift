@@ -170,7 +170,9 @@ package final class FileSystem: Sendable {
         let inode = try inode(number)
         guard let transaction = inode.lastTransaction(dataOnly: dataOnly) else {
             // Read anew since its last change, or never changed: whatever changed it is in the log or running.
-            return try journal.sync()
+            let running = journal.runningTransaction
+            try journal.sync()
+            return inode.noteDurable(running)
         }
         try journal.makeDurable(transaction)
     }

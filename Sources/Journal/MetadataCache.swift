@@ -99,6 +99,11 @@ package final class MetadataCache: Sendable {
         monitor.notifyAll()
     }
 
+    /// Whether a read would find the block in memory: a hint, as it may leave at any time.
+    package func contains(_ number: FSBlock) -> Bool {
+        shard(of: number.rawValue).withLock { $0.lookUp(number.rawValue) != nil }
+    }
+
     /// The block when it is cached, waiting for a load under way; never reads.
     func cached(_ number: FSBlock) -> CachedBlock? {
         let block = shard(of: number.rawValue).withLock { $0.lookUp(number.rawValue) }

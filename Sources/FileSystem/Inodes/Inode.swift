@@ -31,6 +31,7 @@ final class Inode: Sendable {
     /// Reads the inode from its table. `.corrupt` on a bad checksum or number; free inodes decode as well.
     init(reading number: InodeNumber, _ volume: Volume) throws(Ext4Error) {
         let place = try Self.place(of: number, volume)
+        if !volume.cache.contains(place.block) { try Self.readAhead(number, volume) }
         let block = try volume.cache.block(place.block)
         let (record, checksum) = try block.withBytes { bytes throws(Ext4Error) in
             let slot = bytes.extracting(place.bytes)
@@ -63,6 +64,18 @@ final class Inode: Sendable {
         try handle.modify(block) { bytes throws(Ext4Error) in bytes.fill(place.bytes, with: 0) }
         try update(in: handle, volume) { _ in }
     }
+
+    /// Whoever looks at one inode of a directory looks at its neighbours next: the table is read in large pieces.
+    private static func readAhead(_ number: InodeNumber, _ volume: Volume) throws(Ext4Error) {
+        guard let (group, index) = volume.layout.place(of: number) else { return }
+        let descriptor = try volume.groups.descriptor(group)
+        let window = UInt64(readAheadByteCount / volume.blockByteCount)
+        let block = UInt64(index) * UInt64(volume.superBlock.inodeByteCount) / UInt64(volume.blockByteCount)
+        let first = block / window * window
+        let count = min(window, UInt64(volume.layout.inodeTableBlockCount) - first)
+        volume.cache.prefetch(descriptor.inodeTable + first, count: Int(count))
+    }
+    private static let readAheadByteCount = 128 << 10
 
     private static func place(
         of number: InodeNumber, _ volume: Volume
@@ -134,6 +147,14 @@ final class Inode: Sendable {
     /// The transaction that fsync (or fdatasync) must see committed; nil when nothing changed since the inode was read.
     func lastTransaction(dataOnly: Bool) -> TransactionID? {
         state.withLock { dataOnly ? $0.lastDataTransaction : $0.lastTransaction }
+    }
+
+    /// Everything up to `transaction` is durable, and what changed the inode before it was read anew is among it.
+    func noteDurable(_ transaction: TransactionID) {
+        state.withLock {
+            if $0.lastTransaction == nil { $0.lastTransaction = transaction }
+            if $0.lastDataTransaction == nil { $0.lastDataTransaction = transaction }
+        }
     }
 
     /// What changes blocks of the inode without touching its fields (a directory entry) calls this for fsync.

@@ -80,6 +80,7 @@ extension FileSystem {
             guard !inode.isDeleted, inode.field({ $0.linkCount }) == 0 else { return }
             let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
             defer { lease.release() }
+            try ExtendedAttributes(volume: volume, inode: inode).verifyBlock()
             let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
             guard inode.hasExtents else {
                 return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle) }
