@@ -62,6 +62,11 @@ package struct RecoveryPlan: Sendable {
         package let kind: Kind
         /// The log block where it was found.
         package let position: UInt32
+
+        package init(kind: Kind, position: UInt32) {
+            self.kind = kind
+            self.position = position
+        }
     }
 
     /// Why the log ends where it ends.
