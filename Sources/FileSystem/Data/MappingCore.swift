@@ -135,12 +135,15 @@ struct MappingCore {
         let count = UInt32(mapping.range.count)
         guard let start = mapping.target.start else { preconditionFailure("a hole is not published") }
         let isNew = mapping.target == .staged(start)
-        if isNew { try volume.blocks.publish(BlockRun(start: start, count: count), in: handle) }
+        if isNew {
+            try volume.blocks.publish(BlockRun(start: start, count: count), in: handle)
+            // At once: when what follows fails, the blocks are no longer staged and must not be given back.
+            write.markPublished(mapping)
+        }
         let extent = Extent(first: FileBlock(UInt32(mapping.range.lowerBound)), count: count, start: start)
         let tree = ExtentTree(volume: volume, inode: inode)
         let replaced = try tree.replace(mapping.range, with: [extent], from: write.space, in: handle)
         if isNew {
-            write.markPublished(mapping)
             let before = replaced.reduce(0) { $0 + Int64($1.count) }
             for old in replaced { try volume.blocks.free(BlockRun(start: old.start, count: old.count), in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
