@@ -85,7 +85,11 @@ func serveGetxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer
 func serveListxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ room: Int) {
     let request = unsafe Request(raw)
     do throws(Ext4Error) {
-        let names = try request.fileSystem.extendedAttributes(of: NodeID.inode(node))
+        // The kernel refuses to read these for others, but leaves it to the file system not to list them.
+        let hidden = request.caller.uid == 0 ? nil : Array("trusted.".utf8)
+        let names = try request.fileSystem.extendedAttributes(of: NodeID.inode(node)).filter { name in
+            hidden.map { !name.starts(with: $0) } ?? true
+        }
         request.answer(names.flatMap { $0 + [0] }, room: room)
     } catch {
         request.fail(error)
