@@ -28,26 +28,29 @@ enum E2fsprogs {
         let output: String
     }
 
+    /// Runs a tool and waits. Not by Process, which fails when a signal interrupts a read while tests run side by side.
     @discardableResult
-    static func run(_ arguments: [String], input: String = "") throws -> Result {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = arguments
-        process.environment = [
-            "PATH": "/usr/sbin:/sbin:/usr/bin:/bin", "LC_ALL": "C", "E2FSPROGS_FAKE_TIME": "1700000000",
-        ]
-        let output = Pipe(), stdin = Pipe()
-        process.standardOutput = output
-        process.standardError = output
-        process.standardInput = stdin
-        try process.run()
-        try stdin.fileHandleForWriting.write(contentsOf: Data(input.utf8))
-        try stdin.fileHandleForWriting.close()
-        let data = output.fileHandleForReading.readDataToEndOfFile()
-        process.waitUntilExit()
+    static func run(_ arguments: [String]) throws -> Result {
+        let path = FileManager.default.temporaryDirectory.appendingPathComponent("jext4-\(UUID().uuidString).out").path
+        defer { unlink(path) }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 1, path, O_WRONLY | O_CREAT | O_TRUNC, 0o600)
+        posix_spawn_file_actions_adddup2(&actions, 1, 2)
+        let settings = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"]
+        var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) } + [nil]
+        var environment: [UnsafeMutablePointer<CChar>?] = settings.map { strdup($0) } + [nil]
+        defer { (words + environment).forEach { free($0) } }
+        var child: pid_t = 0
+        let started = posix_spawnp(&child, arguments[0], &actions, nil, &words, &environment)
+        try #require(started == 0, "\(arguments[0]): errno \(started)")
+        var status: Int32 = 0
+        while waitpid(child, &status, 0) < 0 && errno == EINTR {}
         // A process that a signal killed must not look like success.
-        let status = process.terminationReason == .exit ? process.terminationStatus : 256
-        return Result(status: status, output: String(decoding: data, as: UTF8.self))
+        let code = status & 0x7F != 0 ? 256 : (status >> 8) & 0xFF
+        return Result(status: code, output: String(decoding: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self))
     }
 }
 

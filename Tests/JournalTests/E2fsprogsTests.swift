@@ -51,7 +51,7 @@ func othersReplayWhatWeWrite(_ arguments: [String]) throws {
     #expect(result.status <= 1, "\(result.output)")
     #expect(result.output.contains("recovering journal"))
     _ = try debugfs.debugfs(["journal_run"])
-    let log = try image.blocks(of: "<8>")[0]
+    let log = try #require(try image.blocks(of: "<8>").first)
     expectSameVolume(try ours.bytes(), try theirs.bytes(), journalSuperBlock: log, size: size, "e2fsck")
     expectSameVolume(try ours.bytes(), try debugfs.bytes(), journalSuperBlock: log, size: size, "debugfs")
     _ = try ours.debugfs(["feature -needs_recovery"])
@@ -134,7 +134,7 @@ func weReplayWhatDebugfsWrites(_ open: String, _ blockSize: String) throws {
     if case .torn = plan.end {} else { Issue.record("the uncommitted end is \(plan.end)") }
     let result = try theirs.fsck(["-fy", "-E", "journal_only"])
     #expect(result.status <= 1, "\(result.output)")
-    let log = try image.blocks(of: "<8>")[0]
+    let log = try #require(try image.blocks(of: "<8>").first)
     expectSameVolume(try ours.bytes(), try theirs.bytes(), journalSuperBlock: log, size: size, "e2fsck")
     _ = try ours.debugfs(["feature -needs_recovery"])
     #expect(try ours.fsck(["-fn"]).status == 0)
@@ -182,10 +182,10 @@ func theFixturesOfE2fsprogs() throws {
 func recoverableFixturesEndAlike(_ name: String) throws {
     // Tags and checksums that no code of ours produced. The volumes themselves have faults that replay must not touch.
     let ours = try ImageFile.fixture("e2fsprogs-journal/" + name), theirs = try ours.copy()
+    let log = try #require(try ours.blocks(of: "<8>").first)
     try ours.recover(blockByteCount: 1024)
     let result = try theirs.fsck(["-y", "-E", "journal_only"])
     #expect(result.output.contains("recovering journal"))
-    let log = try ours.blocks(of: "<8>")[0]
     expectSameVolume(try ours.bytes(), try theirs.bytes(), journalSuperBlock: log, size: 1024, name)
 }
 
