@@ -25,6 +25,9 @@ package final class BlockAllocator: Sendable {
     /// blocks: a fragmented volume costs reads once, not on every call.
     private static let largestWantedOrder = 10, attemptLimit = 16, discoverLimit = 8
 
+    /// Commits that one reservation may cause: others may take what the first one has freed.
+    private static let commitLimit = 3
+
     /// `freeBlockCount` is the sum of the descriptors (`GroupTable.sum`) or the super block's count, as
     /// `durableFreeBlockCount` goes on from it. `commitToFree` makes the running transaction durable; it is called by
     /// `reserve` only, when frees that wait for a commit could help.
@@ -82,19 +85,21 @@ package final class BlockAllocator: Sendable {
     /// for a commit when frees are pending and could help, so no handle may be open.
     package func reserve(_ count: UInt64, privileged: Bool) throws(Ext4Error) -> BlockReservation {
         let keep = privileged ? 0 : layout.superBlock.reservedBlockCount
-        let before = counts.withLock { counts -> (isPromised: Bool, released: UInt64, pending: UInt64) in
-            (Self.promise(count, keep, &counts), counts.released, counts.pending)
+        for _ in 0..<Self.commitLimit {
+            let before = counts.withLock { counts -> (isPromised: Bool, released: UInt64, pending: UInt64) in
+                (Self.promise(count, keep, &counts), counts.released, counts.pending)
+            }
+            if before.isPromised { return BlockReservation(count, of: self) }
+            guard before.pending > 0 else { throw .posix(ENOSPC) }
+            try commitToFree()
+            // The commit is durable, but the thread that did it may still be busy with giving the blocks back.
+            let isPromised = counts.wait(milliseconds: 10_000) { counts -> Bool? in
+                if Self.promise(count, keep, &counts) { return true }
+                return counts.released &- before.released >= before.pending ? false : nil
+            }
+            if isPromised == true { return BlockReservation(count, of: self) }
         }
-        if before.isPromised { return BlockReservation(count, of: self) }
-        guard before.pending > 0 else { throw .posix(ENOSPC) }
-        try commitToFree()
-        // The commit is durable, but the thread that did it may still be busy with giving the blocks back.
-        let isPromised = counts.wait(milliseconds: 2000) { counts -> Bool? in
-            if Self.promise(count, keep, &counts) { return true }
-            return counts.released &- before.released >= before.pending ? false : nil
-        }
-        guard isPromised == true else { throw .posix(ENOSPC) }
-        return BlockReservation(count, of: self)
+        throw .posix(ENOSPC)
     }
 
     private static func promise(_ count: UInt64, _ keep: UInt64, _ counts: inout BlockCounts) -> Bool {

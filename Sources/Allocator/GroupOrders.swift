@@ -16,7 +16,9 @@ struct GroupOrders: Sendable {
     private var inodesKnown = GroupSet()
     /// Descriptor blocks not looked at yet, as bits.
     private var undiscovered: [UInt64]
-    private(set) var undiscoveredCount: Int
+    private var undiscoveredCount: Int
+    /// Descriptor blocks that some thread is looking at now: the lists are not complete before it has ended.
+    private var underWayCount = 0
 
     init(descriptorBlockCount: UInt32, orderCount: Int) {
         lists = [GroupSet](repeating: GroupSet(), count: orderCount)
@@ -73,9 +75,17 @@ struct GroupOrders: Sendable {
 
     // MARK: Discovery
 
-    /// The nearest descriptor block (0 is the first of the table) not looked at yet; it counts as looked at from now.
-    mutating func takeUndiscovered(from block: Int) -> Int? {
-        guard undiscoveredCount > 0 else { return nil }
+    enum Discovery {
+        /// The descriptor block (0 is the first of the table) to look at, with `endDiscovery` afterwards.
+        case block(Int)
+        /// Others are looking at the last ones.
+        case underWay
+        case complete
+    }
+
+    /// What a search that found nothing in the lists does next: the nearest descriptor block not looked at yet.
+    mutating func beginDiscovery(from block: Int) -> Discovery {
+        guard undiscoveredCount > 0 else { return underWayCount > 0 ? .underWay : .complete }
         var index = block / 64
         var word = undiscovered[index] & UInt64.max << UInt64(block % 64)
         while word == 0 {
@@ -85,6 +95,9 @@ struct GroupOrders: Sendable {
         let bit = word.trailingZeroBitCount
         undiscovered[index] &= ~(1 << UInt64(bit))
         undiscoveredCount -= 1
-        return index * 64 + bit
+        underWayCount += 1
+        return .block(index * 64 + bit)
     }
+
+    mutating func endDiscovery() { underWayCount -= 1 }
 }

@@ -69,10 +69,25 @@ package final class GroupTable: Sendable {
         if isNew { report(problem) }
     }
 
-    /// Looks at the next descriptor block, nearest to `group`, that no search has looked at; false when there is none.
+    /// Looks at the next descriptor block, nearest to `group`, that no search has looked at, or waits for those who look
+    /// at the last ones; false when the lists were complete before the call. No group's lock is held.
     func discover(near group: GroupNumber) -> Bool {
         let wanted = Int(group.rawValue / descriptorsPerBlock)
-        guard let index = withOrders({ $0.takeUndiscovered(from: wanted) }) else { return false }
+        var hasWaited = false
+        let index = orders.wait { orders -> Int?? in
+            switch orders.beginDiscovery(from: wanted) {
+            case .block(let index): return .some(index)
+            case .complete: return .some(nil)
+            case .underWay:
+                hasWaited = true
+                return nil
+            }
+        }
+        guard let index else { return hasWaited }
+        defer {
+            withOrders { $0.endDiscovery() }
+            orders.notifyAll()
+        }
         let first = UInt32(index) * descriptorsPerBlock
         let end = UInt32(min(UInt64(first) + UInt64(descriptorsPerBlock), UInt64(layout.groupCount)))
         // The next ones will be asked for soon in a volume where this one is; one transfer brings them.

@@ -62,16 +62,18 @@ package final class InodeAllocator: Sendable {
     ) throws(Ext4Error) -> InodeNumber? {
         var damage: Ext4Error?
         let index = try groups.withLock(group) { stripe throws(Ext4Error) -> UInt32? in
-            guard !stripe.withoutInodes.contains(group.rawValue) else { return nil }
-            let found: Found?
+            var found: Found?
             do throws(Ext4Error) {
-                found = try findFree(group, isDirectory, stripe)
+                let isOutOfUse = stripe.withoutInodes.contains(group.rawValue)
+                found = isOutOfUse ? nil : try findFree(group, isDirectory, stripe)
             } catch {
                 stripe.withoutInodes.insert(group.rawValue)
                 damage = error
+            }
+            guard let found else {
+                groups.withOrders { $0.setHasInodes(false, of: group.rawValue) }
                 return nil
             }
-            guard let found else { return nil }
             try markUsed(found, group, isDirectory, handle)
             stripe.setLowestFreeInode(found.index + 1, of: group.rawValue)
             if found.descriptor.freeInodeCount > 1 { return found.index }
@@ -79,10 +81,7 @@ package final class InodeAllocator: Sendable {
             return found.index
         }
         if let damage { groups.note(damage) }
-        guard let index else {
-            groups.withOrders { $0.setHasInodes(false, of: group.rawValue) }
-            return nil
-        }
+        guard let index else { return nil }
         freeCount.withLock { $0 -= min($0, 1) }
         return layout.inode(index, in: group)
     }

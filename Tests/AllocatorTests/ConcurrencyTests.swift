@@ -100,4 +100,34 @@ import Threads
         #expect(volume.blocks.reservedBlockCount == 0)
         #expect(try volume.complaints() == "")
     }
+
+    /// Searches that begin together share the first look at the descriptors: whoever comes while another looks waits
+    /// for it, and does not call the volume full.
+    @Test func searchesThatBeginTogetherAllFind() throws {
+        let volume = try Volume()
+        while volume.blocks.freeBlockCount > 0 {
+            let run = try volume.take(4000)
+            guard volume.layout.place(of: run.start)?.group == GroupNumber(0) else { break }
+        }
+        try #require(try volume.groups.descriptor(GroupNumber(0)).freeBlockCount == 0)
+        let problems = Monitor<[Ext4Error]>([])
+        for _ in 0..<100 {
+            let groups = GroupTable(layout: volume.layout, cache: volume.cache)
+            let blocks = BlockAllocator(
+                layout: volume.layout, cache: volume.cache, groups: groups,
+                freeBlockCount: volume.blocks.durableFreeBlockCount)
+            let threads = (0..<4).map { number in
+                Threads.Thread(name: "search \(number)") {
+                    do throws(Ext4Error) {
+                        let space = try blocks.reserve(3, privileged: true)
+                        _ = try blocks.stage(upTo: 3, goal: FSBlock(1), from: space)
+                    } catch {
+                        problems.withLock { $0.append(error) }
+                    }
+                }
+            }
+            for thread in threads { thread.join() }
+        }
+        #expect(problems.withLock { $0 } == [])
+    }
 }
