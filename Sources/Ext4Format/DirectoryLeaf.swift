@@ -1,5 +1,6 @@
 /// Searching and changing the records of one leaf. All offsets are bytes from the start of the block. Changes leave the
-/// checksum to `sealLeaf`.
+/// checksum to `sealLeaf`. A damaged image may let two directories share a block, so that a record may be gone by the time
+/// it is to be changed: that is `.corrupt` too.
 extension DirectoryFormat {
     /// An entry and the record before it in its block, if it has one: what removing it needs.
     package struct Match: Equatable, Sendable {
@@ -78,17 +79,19 @@ extension DirectoryFormat {
     ) throws(Ext4Error) {
         let host = try entry(bytes.bytes, at: offset, end: leafByteCount, in: block)
         let used = host.usedByteCount
-        precondition(host.byteCount - used >= DirectoryEntry.byteCount(forNameOf: name.byteCount))
+        guard host.byteCount - used >= DirectoryEntry.byteCount(forNameOf: name.byteCount) else {
+            throw Self.corrupt(block, "no room at byte \(offset)")
+        }
         if used > 0 { setByteCount(&bytes, at: offset, to: used) }
         write(&bytes, at: offset + used, byteCount: host.byteCount - used, inode: inode, name: name, type: type)
     }
 
     /// Gives the record to the one before it, or makes it a free one, and wipes the name.
     package func remove(_ bytes: inout MutableRawSpan, _ match: Match, block: FSBlock) throws(Ext4Error) {
-        let entry = match.entry
+        let entry = try self.entry(bytes.bytes, at: match.entry.offset, end: leafByteCount, in: block)
         if let previous = match.previous {
             let host = try self.entry(bytes.bytes, at: previous, end: leafByteCount, in: block)
-            precondition(host.end == entry.offset)
+            guard host.end == entry.offset else { throw Self.corrupt(block, "no record at byte \(entry.offset)") }
             setByteCount(&bytes, at: previous, to: host.byteCount + entry.byteCount)
             bytes.fill(entry.offset..<entry.nameRange.upperBound, with: 0)
         } else {
@@ -113,7 +116,7 @@ extension DirectoryFormat {
         var (next, last) = (0, 0)
         for offset in offsets {
             let entry = try entry(source, at: offset, end: leafByteCount, in: block)
-            precondition(entry.inode != 0)
+            guard entry.usedByteCount <= leafByteCount - next else { throw Self.corrupt(block, "too many names") }
             write(
                 &bytes, at: next, byteCount: entry.usedByteCount, inode: entry.inode,
                 name: source.extracting(entry.nameRange), type: entry.type)
@@ -121,10 +124,10 @@ extension DirectoryFormat {
         }
         if let new {
             let count = DirectoryEntry.byteCount(forNameOf: name.byteCount)
+            guard count <= leafByteCount - next else { throw Self.corrupt(block, "too many names") }
             write(&bytes, at: next, byteCount: count, inode: new.inode, name: name, type: new.type)
             (last, next) = (next, next + count)
         }
-        precondition(next <= leafByteCount)
         setByteCount(&bytes, at: last, to: leafByteCount - last)
     }
 

@@ -103,8 +103,7 @@ extension Directory {
         let new = NewEntry(name: plan.name, inode: target.rawValue, type: type)
         switch plan.place {
         case .leaf(let block, let mayMove):
-            let isDone = try insert(new, into: block, mayMove: mayMove, in: handle)
-            precondition(isDone, "a planned leaf lost its room")
+            guard try insert(new, into: block, mayMove: mayMove, in: handle) else { throw sharedBlock(block.number) }
         case .split(let block, let path):
             if try insert(new, into: block, mayMove: true, in: handle) { break }
             try split(block, path, adding: new, from: space, in: handle)
@@ -114,11 +113,15 @@ extension Directory {
         case .append:
             let block = try volume.appendDirectoryBlock(to: inode, from: space, in: handle).block
             try handle.modify(block) { bytes throws(Ext4Error) in format.clearLeaf(&bytes) }
-            let isDone = try insert(new, into: block, mayMove: false, in: handle)
-            precondition(isDone, "an empty block has room for any name")
+            guard try insert(new, into: block, mayMove: false, in: handle) else { throw sharedBlock(block.number) }
         }
         try clearStaleIndexFlag(in: handle)
         inode.noteChange(in: handle)
+    }
+
+    /// The block is not as it was planned, although the directory was locked: another one has it too.
+    private func sharedBlock(_ number: FSBlock) -> Ext4Error {
+        corrupt("block \(number.rawValue) is changed from elsewhere")
     }
 
     /// Without dir_index a leftover index is not kept up, so it must not be found when the feature comes back.
@@ -213,12 +216,13 @@ extension Directory {
         let name = unsafe new.name.bytes.span.bytes
         pieces.append(Piece(hash: hash.value(of: name).major, offset: nil, byteCount: new.byteCount))
         pieces.sort { $0.hash < $1.hash }
-        return (pieces, cut(pieces))
+        guard let cut = cut(pieces) else { throw sharedBlock(block) }
+        return (pieces, cut)
     }
 
     /// Where to part the records so that both halves fit and are about equal; rather not between equal hashes, since
-    /// lookups of these would have to search both leaves.
-    private func cut(_ pieces: [Piece]) -> Int {
+    /// lookups of these would have to search both leaves. A full leaf and one more name always fit into two leaves.
+    private func cut(_ pieces: [Piece]) -> Int? {
         let total = pieces.reduce(0) { $0 + $1.byteCount }
         var best: (cut: Int, cost: Int)?
         var lower = 0
@@ -229,8 +233,7 @@ extension Directory {
             let cost = abs(2 * lower - total) + (isContinued ? 4 * format.blockByteCount : 0)
             if best.map({ cost < $0.cost }) ?? true { best = (cut, cost) }
         }
-        guard let best else { preconditionFailure("a full leaf and one more name fit into two leaves") }
-        return best.cut
+        return best?.cut
     }
 
     /// Writes both halves; the hash where the upper one begins, odd when it continues the lower one.

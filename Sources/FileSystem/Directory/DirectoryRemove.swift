@@ -51,7 +51,7 @@ extension Directory {
         if old.number.rawValue != 0 || shape != .indexed {
             if let found = try locate(plan.name, in: old.number, old.block) { return found }
         }
-        guard let found = try locate(plan.name) else { preconditionFailure("the name was removed behind its plan") }
+        guard let found = try locate(plan.name) else { throw corrupt("an entry vanished: a block has two owners") }
         return found
     }
 }
