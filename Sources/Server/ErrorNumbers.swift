@@ -18,9 +18,3 @@ extension Ext4Error {
         if case .posix = self { false } else { true }
     }
 }
-
-/// The text of an errno, as strerror(3) has it.
-package func systemText(_ number: CInt) -> String {
-    guard let text = unsafe strerror(number) else { return "errno \(number)" }
-    return unsafe String(cString: text)
-}

@@ -1,3 +1,4 @@
+internal import BlockIO
 internal import CFuseShims
 internal import Ext4Format
 internal import Glibc

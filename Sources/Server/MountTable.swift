@@ -1,3 +1,4 @@
+internal import BlockIO
 internal import Glibc
 
 /// One line of /proc/self/mountinfo.

@@ -1,3 +1,4 @@
+internal import BlockIO
 package import Ext4Format
 package import FileSystem
 internal import Threads

@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import Ext4Format
+internal import FileSystem
 internal import Glibc
 internal import Server
 
