@@ -3,25 +3,33 @@ internal import CLinux
 internal import Glibc
 internal import Synchronization
 
-/// An image file or a block device, by pread and pwrite; direct I/O where the file system below allows it.
+/// An image file or a block device, by pread and pwrite.
+///
+/// Large transfers are direct where the file system below allows it: no copy, and no second copy kept in the page cache.
+/// Small ones go through the page cache, which answers at once and writes them in good order later; a flush waits for
+/// them. The kernel keeps the two coherent. Small reads ask for no readahead, since what is worth reading ahead is
+/// known above.
 package final class FileDevice: BlockDevice {
     package let byteCount: UInt64
     package let sectorByteCount: Int
     package let isReadOnly: Bool
-    /// Whether transfers bypass the page cache.
-    package let isDirect: Bool
-    private let descriptor: CInt
+    private let buffered: CInt
+    /// -1 where direct I/O is not to be had.
+    private let direct: CInt
+    /// Transfers of this many bytes and more are direct. Measured on a virtual disk: below, the wait for the device costs
+    /// more than the copy.
+    private static let directByteCount = 64 << 10
     /// The byte of the file where the volume starts (-o offset=).
     private let start: UInt64
 
     /// Opens `path`. `start` is a byte offset, a multiple of 512. A missing or unreadable file is `.io` with its errno.
     package init(path: String, readOnly: Bool, direct: Bool = true, start: UInt64 = 0) throws(Ext4Error) {
-        let access = readOnly ? O_RDONLY : O_RDWR
-        var fd = direct ? unsafe open(path, access | O_CLOEXEC | jext4_o_direct) : -1
-        isDirect = fd >= 0
-        if fd < 0 { fd = unsafe open(path, access | O_CLOEXEC) }
+        let access = (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC
+        let fd = unsafe open(path, access)
         guard fd >= 0 else { throw .io(errno: errno, operation: "open of \(path)", offset: 0, count: 0) }
-        descriptor = fd
+        buffered = fd
+        self.direct = direct ? unsafe open(path, access | jext4_o_direct) : -1
+        posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM)
         isReadOnly = readOnly
         self.start = start
         do throws(Ext4Error) {
@@ -31,6 +39,7 @@ package final class FileDevice: BlockDevice {
             sectorByteCount = geometry.sector
         } catch {
             close(fd)
+            if self.direct >= 0 { close(self.direct) }
             throw error
         }
     }
@@ -38,7 +47,17 @@ package final class FileDevice: BlockDevice {
     /// IOV_MAX of Linux: the most parts of one gathered write.
     private static let vectorLimit = 1024
 
-    deinit { close(descriptor) }
+    deinit {
+        close(buffered)
+        if direct >= 0 { close(direct) }
+    }
+
+    /// Whether large transfers bypass the page cache.
+    package var isDirect: Bool { direct >= 0 }
+
+    private func descriptor(for count: Int) -> CInt {
+        direct >= 0 && count >= Self.directByteCount ? direct : buffered
+    }
 
     private static func geometry(of fd: CInt, path: String) throws(Ext4Error) -> (byteCount: UInt64, sector: Int) {
         var status = stat()
@@ -60,7 +79,8 @@ package final class FileDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
-            guard unsafe Self.needsBounce(memory.baseAddress, isDirect) else {
+            let descriptor = descriptor(for: memory.count)
+            guard unsafe needsBounce(memory.baseAddress, descriptor) else {
                 return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
             }
             let bounce = AlignedBuffer(byteCount: memory.count)
@@ -73,12 +93,13 @@ package final class FileDevice: BlockDevice {
         try checkRange("write", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeBytes { source throws(Ext4Error) in
             let memory = unsafe UnsafeMutableRawBufferPointer(mutating: source)
-            guard unsafe Self.needsBounce(memory.baseAddress, isDirect) else {
-                return try unsafe transfer("write", memory, at: offset) { unsafe put($0, $1, $2, mode) }
+            let descriptor = descriptor(for: memory.count)
+            guard unsafe needsBounce(memory.baseAddress, descriptor) else {
+                return try unsafe transfer("write", memory, at: offset) { unsafe put(descriptor, $0, $1, $2, mode) }
             }
             let bounce = AlignedBuffer(byteCount: memory.count)
             unsafe bounce.memory.copyMemory(from: source)
-            try unsafe transfer("write", bounce.memory, at: offset) { unsafe put($0, $1, $2, mode) }
+            try unsafe transfer("write", bounce.memory, at: offset) { unsafe put(descriptor, $0, $1, $2, mode) }
         }
     }
 
@@ -93,7 +114,7 @@ package final class FileDevice: BlockDevice {
             let count = part.reduce(0) { $0 + $1.byteCount }
             let vectors = unsafe part.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
             let done = unsafe jext4_pwritev(
-                descriptor, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
+                descriptor(for: count), vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
             if done != count {
                 // A short or interrupted gather is rare: finish it buffer by buffer, where retries are handled.
                 for (index, buffer) in part.enumerated() {
@@ -106,20 +127,22 @@ package final class FileDevice: BlockDevice {
     }
 
     package func flush() throws(Ext4Error) {
-        guard fdatasync(descriptor) == 0 else { throw .io(errno: errno, operation: "flush", offset: 0, count: 0) }
+        guard fdatasync(buffered) == 0 else { throw .io(errno: errno, operation: "flush", offset: 0, count: 0) }
     }
 
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
         // A hint: file systems and devices without hole punching refuse it, and nothing is lost.
-        _ = jext4_punch(descriptor, off_t(start + offset), off_t(count))
+        _ = jext4_punch(buffered, off_t(start + offset), off_t(count))
     }
 
-    private static func needsBounce(_ base: UnsafeRawPointer?, _ direct: Bool) -> Bool {
-        guard direct, let base = unsafe base else { return false }
+    private func needsBounce(_ base: UnsafeRawPointer?, _ descriptor: CInt) -> Bool {
+        guard descriptor == direct, let base = unsafe base else { return false }
         return UInt(bitPattern: base) % 512 != 0
     }
 
-    private func put(_ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode) -> Int {
+    private func put(
+        _ descriptor: CInt, _ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode
+    ) -> Int {
         guard mode == .throughToMedia else { return unsafe pwrite(descriptor, memory, count, offset) }
         var vector = unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: memory), iov_len: count)
         return unsafe jext4_pwritev(descriptor, &vector, 1, offset, true)
