@@ -99,6 +99,9 @@ struct ExtentTree {
     }
 
     private func child(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> (block: CachedBlock, node: ExtentNode) {
+        guard !volume.blocks.isSystemBlock(BlockRun(start: number, count: 1)) else {
+            throw damage("a node in the system block \(number.rawValue)")
+        }
         let block = try volume.cache.block(number)
         let place = "inode \(inode.number.rawValue), block \(number.rawValue)"
         if volume.hasChecksums {

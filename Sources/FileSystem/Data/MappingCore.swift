@@ -40,10 +40,19 @@ struct MappingCore {
                     continue
                 }
                 let start = extent.part(part).start
+                try checkTarget(start, count: UInt64(part.count))
                 result.append(Mapping(range: part, target: extent.isUnwritten ? .unwritten(start) : .mapped(start)))
             }
             return result
         }
+    }
+
+    /// No file maps bitmaps, inode tables, descriptors or the log: an image that says so would have them overwritten.
+    private func checkTarget(_ start: FSBlock, count: UInt64) throws(Ext4Error) {
+        guard inode.number != .journal, volume.blocks.isSystemBlock(BlockRun(start: start, count: UInt32(count))) else {
+            return
+        }
+        throw .corrupt("extent", where: "inode \(inode.number.rawValue) maps the system block \(start.rawValue)")
     }
 
     private func pieces(_ range: Range<UInt64>) throws(Ext4Error) -> [ExtentTree.Piece] {

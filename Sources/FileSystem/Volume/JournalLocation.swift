@@ -7,6 +7,8 @@ internal import Allocator
 package struct JournalLocation: Sendable {
     package let log: LogArea
     package let superBlock: JournalSuperBlock
+    /// The blocks of the log, in file order.
+    let runs: [BlockRun]
 
     /// Follows the journal inode through its extents or its block map. `.corrupt` when that leads out of the volume.
     package init(on device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
@@ -33,6 +35,7 @@ package struct JournalLocation: Sendable {
             }
             runs.append((start, UInt32(mapping.range.count)))
         }
+        self.runs = runs.map { BlockRun(start: $0.start, count: $0.count) }
         log = try LogArea(device: device, blockByteCount: superBlock.blockByteCount, runs: runs)
         let first = AlignedBuffer(byteCount: superBlock.blockByteCount)
         try log.read(0, count: 1, into: first)

@@ -138,6 +138,7 @@ extension Volume {
                 return CommitTime(seconds: UInt64(max(now.seconds, 0)), nanoseconds: now.nanoseconds)
             })
         self.init(device: device, superBlock: superBlock, cache: cache, journal: journal, options: options)
+        for run in location.runs { blocks.protect(run) }
         // Weak: the journal belongs to the volume.
         journal.setBeforeCommit { [weak self] handle throws(Ext4Error) in try self?.writeCounts(in: handle) }
     }
