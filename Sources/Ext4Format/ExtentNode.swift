@@ -74,7 +74,9 @@ package struct ExtentNode: Sendable {
 
     /// Decodes a whole node and checks it by itself: magic, counts, order, lengths, no overlap; blocks lie within
     /// `blockCount`. `depth` is what the parent says (nil for a root).
-    package init(decoding bytes: RawSpan, depth expected: UInt16?, blockCount: UInt64, where place: String) throws(Ext4Error) {
+    package init(decoding bytes: RawSpan, depth expected: UInt16?, blockCount: UInt64, where place: String)
+        throws(Ext4Error)
+    {
         let room = Self.capacity(byteCount: bytes.byteCount)
         guard bytes[Layout.magic] == Self.magic else { throw .corrupt("extent node", where: "\(place): magic") }
         let count = Int(bytes[Layout.entries])
@@ -128,7 +130,8 @@ package struct ExtentNode: Sendable {
     }
 
     private static func extent(_ bytes: RawSpan, at index: Int) -> Extent {
-        let entry = bytes.extracting(headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
+        let entry = bytes.extracting(
+            headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
         let length = UInt32(entry[LE<UInt16>(4)])
         let isUnwritten = length > Extent.maximumWritten
         return Extent(
@@ -137,7 +140,8 @@ package struct ExtentNode: Sendable {
     }
 
     private static func index(_ bytes: RawSpan, at index: Int) -> ExtentIndex {
-        let entry = bytes.extracting(headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
+        let entry = bytes.extracting(
+            headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
         return ExtentIndex(
             first: FileBlock(entry[LE<UInt32>(0)]),
             child: FSBlock(UInt64(entry[LE<UInt16>(8)]) << 32 | UInt64(entry[LE<UInt32>(4)])))
@@ -169,7 +173,8 @@ package struct ExtentNode: Sendable {
         let limit = extent.isUnwritten ? Extent.maximumUnwritten : Extent.maximumWritten
         precondition(extent.count > 0 && extent.count <= limit)
         bytes[LE<UInt32>(at)] = extent.first.rawValue
-        bytes[LE<UInt16>(at + 4)] = UInt16(truncatingIfNeeded: extent.count + (extent.isUnwritten ? Extent.maximumWritten : 0))
+        bytes[LE<UInt16>(at + 4)] = UInt16(
+            truncatingIfNeeded: extent.count + (extent.isUnwritten ? Extent.maximumWritten : 0))
         bytes[LE<UInt16>(at + 6)] = UInt16(truncatingIfNeeded: extent.start.rawValue >> 32)
         bytes[LE<UInt32>(at + 8)] = UInt32(truncatingIfNeeded: extent.start.rawValue)
     }

@@ -172,7 +172,9 @@ package struct SuperBlock: Equatable, Sendable {
 
     private func checkGeometry(_ deviceByteCount: UInt64) throws(Ext4Error) {
         let bits = UInt32(blockByteCount) * 8
-        guard firstDataBlock == (blockByteCount == 1024 ? 1 : 0) else { throw Self.bad("first data block \(firstDataBlock)") }
+        guard firstDataBlock == (blockByteCount == 1024 ? 1 : 0) else {
+            throw Self.bad("first data block \(firstDataBlock)")
+        }
         guard blocksPerGroup >= 64, blocksPerGroup <= bits, blocksPerGroup % 8 == 0 else {
             throw Self.bad("\(blocksPerGroup) blocks per group")
         }
@@ -189,7 +191,9 @@ package struct SuperBlock: Equatable, Sendable {
         guard blockCount > UInt64(firstDataBlock), blockCount <= 1 << 48 else { throw Self.bad("\(blockCount) blocks") }
         let bytes = blockCount.multipliedReportingOverflow(by: UInt64(blockByteCount))
         guard !bytes.overflow, bytes.partialValue <= deviceByteCount else {
-            throw .refused("the image is truncated: \(blockCount) blocks of \(blockByteCount) bytes do not fit into \(deviceByteCount) bytes")
+            throw .refused(
+                "the image is truncated: \(blockCount) blocks of \(blockByteCount) bytes do not fit into \(deviceByteCount) bytes"
+            )
         }
         let groups = (blockCount - UInt64(firstDataBlock) + UInt64(blocksPerGroup) - 1) / UInt64(blocksPerGroup)
         guard groups * UInt64(inodesPerGroup) == UInt64(inodeCount) else {

@@ -34,7 +34,9 @@ package struct VolumeLayout: Sendable {
 
     /// nil when the block lies before the first group or past the end.
     package func place(of block: FSBlock) -> (group: GroupNumber, bit: UInt32)? {
-        guard block.rawValue >= UInt64(superBlock.firstDataBlock), block.rawValue < superBlock.blockCount else { return nil }
+        guard block.rawValue >= UInt64(superBlock.firstDataBlock), block.rawValue < superBlock.blockCount else {
+            return nil
+        }
         let relative = block.rawValue - UInt64(superBlock.firstDataBlock)
         let group = relative / UInt64(superBlock.blocksPerGroup)
         return (GroupNumber(UInt32(group)), UInt32(relative % UInt64(superBlock.blocksPerGroup)))
@@ -52,8 +54,9 @@ package struct VolumeLayout: Sendable {
     }
 
     package var inodeTableBlockCount: UInt32 {
-        UInt32((UInt64(superBlock.inodesPerGroup) * UInt64(superBlock.inodeByteCount) + UInt64(blockByteCount) - 1)
-            / UInt64(blockByteCount))
+        UInt32(
+            (UInt64(superBlock.inodesPerGroup) * UInt64(superBlock.inodeByteCount) + UInt64(blockByteCount) - 1)
+                / UInt64(blockByteCount))
     }
 
     /// Whether the group starts with a copy of the super block and the descriptors.

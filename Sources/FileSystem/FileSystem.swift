@@ -97,7 +97,8 @@ package final class FileSystem: Sendable {
             var failure: Ext4Error?
             try Directory(volume: volume, inode: directory).read(after: cookie) { entry, cookie in
                 var record = DirectoryRecord(
-                    name: entry.name, inode: entry.inode, type: FileType.direntType(ofEntryCode: entry.type), cookie: cookie)
+                    name: entry.name, inode: entry.inode, type: FileType.direntType(ofEntryCode: entry.type),
+                    cookie: cookie)
                 let isDot = entry.name == [0x2E] || entry.name == [0x2E, 0x2E]
                 if withAttributes && !isDot {
                     do throws(Ext4Error) { record.attributes = try child(entry).attributes(volume) } catch {

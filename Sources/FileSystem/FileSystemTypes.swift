@@ -41,7 +41,9 @@ package struct FileName: Hashable, Sendable {
     package let bytes: [UInt8]
     package init(_ bytes: [UInt8]) throws(Ext4Error) {
         guard bytes.count <= 255 else { throw .posix(Errno.nameTooLong) }
-        guard !bytes.isEmpty, !bytes.contains(0), !bytes.contains(UInt8(ascii: "/")) else { throw .posix(Errno.invalid) }
+        guard !bytes.isEmpty, !bytes.contains(0), !bytes.contains(UInt8(ascii: "/")) else {
+            throw .posix(Errno.invalid)
+        }
         self.bytes = bytes
     }
     package var isDotOrDotDot: Bool { bytes == [0x2E] || bytes == [0x2E, 0x2E] }

@@ -25,7 +25,8 @@ struct BlockMap {
             if index < covered {
                 let slot = Int(Self.directCount) + level
                 let first = inode.record.withArea { $0[LE<UInt32>(4 * slot)] }
-                return try descend(first, levels: level, index: index, at: block, perBlock: perBlock, reach: covered - index)
+                return try descend(
+                    first, levels: level, index: index, at: block, perBlock: perBlock, reach: covered - index)
             }
             index -= covered
             span = covered
@@ -65,7 +66,9 @@ struct BlockMap {
             while count < limit, bytes[LE<UInt32>(4 * (slot + Int(count)))] == 0 { count += 1 }
             return .hole(UInt64(block.rawValue)..<min(UInt64(block.rawValue) + UInt64(count), 1 << 32))
         }
-        while count < limit, UInt64(bytes[LE<UInt32>(4 * (slot + Int(count)))]) == UInt64(start) + UInt64(count) { count += 1 }
+        while count < limit, UInt64(bytes[LE<UInt32>(4 * (slot + Int(count)))]) == UInt64(start) + UInt64(count) {
+            count += 1
+        }
         guard UInt64(start) + UInt64(count) <= volume.superBlock.blockCount,
             UInt64(block.rawValue) + UInt64(count) <= 1 << 32
         else {

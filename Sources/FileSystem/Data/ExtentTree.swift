@@ -204,7 +204,9 @@ struct ExtentTree {
         in handle: borrowing Handle
     ) throws(Ext4Error) {
         if level == 0 {
-            if entries.count <= path[0].node.capacity { return try writeRoot(entries, depth: path[0].node.depth, handle) }
+            if entries.count <= path[0].node.capacity {
+                return try writeRoot(entries, depth: path[0].node.depth, handle)
+            }
             return try grow(entries, depth: path[0].node.depth, from: space, in: handle)
         }
         guard case .inner(var parents) = path[level - 1].node.entries else { throw damage("leaf above a node") }
@@ -215,7 +217,9 @@ struct ExtentTree {
             return try storeShrunk(parents, at: level - 1, &path, from: space, in: handle)
         }
         let capacity = path[level].node.capacity
-        let (left, right) = entries.count <= capacity ? (entries, nil) : entries.split(isAtEnd: at == parents.count - 1, capacity: capacity)
+        let (left, right) =
+            entries.count <= capacity
+            ? (entries, nil) : entries.split(isAtEnd: at == parents.count - 1, capacity: capacity)
         try write(left, depth: path[level].node.depth, to: path[level].block, handle)
         let oldKey = parents[at].first
         parents[at].first = left.firstKey
@@ -248,7 +252,8 @@ struct ExtentTree {
         let capacity = ExtentNode.capacity(byteCount: volume.blockByteCount - 4)
         if entries.count <= capacity {
             try write(entries, depth: depth, to: block, handle)
-            return try writeRoot(.inner([ExtentIndex(first: entries.firstKey, child: block.number)]), depth: depth + 1, handle)
+            return try writeRoot(
+                .inner([ExtentIndex(first: entries.firstKey, child: block.number)]), depth: depth + 1, handle)
         }
         let (left, right) = entries.split(isAtEnd: false, capacity: capacity)
         guard let right else { throw damage("split of a small node") }
@@ -256,7 +261,8 @@ struct ExtentTree {
         try write(left, depth: depth, to: block, handle)
         try write(right, depth: depth, to: second, handle)
         let indexes = [
-            ExtentIndex(first: left.firstKey, child: block.number), ExtentIndex(first: right.firstKey, child: second.number),
+            ExtentIndex(first: left.firstKey, child: block.number),
+            ExtentIndex(first: right.firstKey, child: second.number),
         ]
         try writeRoot(.inner(indexes), depth: depth + 1, handle)
     }
@@ -296,7 +302,9 @@ struct ExtentTree {
     }
 
     private func adjustBlockCount(by blocks: Int64, in handle: borrowing Handle) throws(Ext4Error) {
-        try inode.update(in: handle, volume) { record throws(Ext4Error) in record.addBlocks(blocks, volume.blockByteCount) }
+        try inode.update(in: handle, volume) { record throws(Ext4Error) in
+            record.addBlocks(blocks, volume.blockByteCount)
+        }
     }
 }
 

@@ -106,7 +106,8 @@ struct MappingCore {
 
     /// Behind the extent before the write; else the group of the inode.
     private func goal(before block: UInt64, _ old: [Mapping]) throws(Ext4Error) -> FSBlock {
-        if block > 0, let before = try begin(reading: block - 1..<block).first, case .mapped(let start) = before.target {
+        if block > 0, let before = try begin(reading: block - 1..<block).first, case .mapped(let start) = before.target
+        {
             return start + 1
         }
         let group = volume.layout.place(of: inode.number)?.group ?? GroupNumber(0)

@@ -35,9 +35,11 @@ struct Truncation {
             guard fits else { return try orphans.add(inode, volume, in: handle) }
             _ = try freeSteps(from: first, in: handle)
         }
-        if !fits { try finish(from: first) { handle throws(Ext4Error) in
-            try orphans.remove(inode, volume, inodes, in: handle)
-        } }
+        if !fits {
+            try finish(from: first) { handle throws(Ext4Error) in
+                try orphans.remove(inode, volume, inodes, in: handle)
+            }
+        }
     }
 
     private func grow(to size: UInt64) throws(Ext4Error) {

@@ -99,7 +99,8 @@ final class OrphanTable: Sendable {
         var seen: Set<UInt32> = []
         var next = listHead
         while next != 0 {
-            guard next <= volume.superBlock.inodeCount, next >= volume.superBlock.firstInode, seen.insert(next).inserted else {
+            guard next <= volume.superBlock.inodeCount, next >= volume.superBlock.firstInode, seen.insert(next).inserted
+            else {
                 throw .corrupt("orphan list", where: "inode \(next)")
             }
             let inode = try inodes.inode(InodeNumber(next), volume)
@@ -121,7 +122,8 @@ final class OrphanTable: Sendable {
         var free: [Int] = []
         for index in 0..<blockCount {
             let place = SlotBlock(
-                block: try volume.metadataBlock(file, FileBlock(UInt32(index)), "orphan file"), seed: file.checksum.seed)
+                block: try volume.metadataBlock(file, FileBlock(UInt32(index)), "orphan file"), seed: file.checksum.seed
+            )
             blocks.append(place)
             try place.block.withBytes { bytes throws(Ext4Error) in
                 try check(bytes, place, volume)

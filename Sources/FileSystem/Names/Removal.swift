@@ -24,7 +24,9 @@ extension FileSystem {
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planRemove(name)
             let target = try child(plan.entry)
-            guard target !== directory else { throw .corrupt("directory", where: "inode \(parent.rawValue) contains itself") }
+            guard target !== directory else {
+                throw .corrupt("directory", where: "inode \(parent.rawValue) contains itself")
+            }
             try target.lock.withWriteLock { () throws(Ext4Error) in
                 try checkRemovable(target, directory: wantsDirectory)
                 try volume.withHandle(credits: Self.removalCredits) { handle throws(Ext4Error) in
@@ -83,7 +85,8 @@ extension FileSystem {
             try ExtendedAttributes(volume: volume, inode: inode).verifyBlock()
             let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
             guard inode.hasExtents else {
-                return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle) }
+                return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle)
+                }
             }
             let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
             try truncation.finish(from: 0, lastCredits: credits) { handle throws(Ext4Error) in

@@ -5,7 +5,8 @@ internal import Threads
 
 // link and rename: names that move or multiply.
 extension FileSystem {
-    package func link(_ number: InodeNumber, as name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes {
+    package func link(_ number: InodeNumber, as name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes
+    {
         try requireWritable()
         let directory = try inode(parent), target = try inode(number)
         guard !target.isDirectory else { throw .posix(Errno.notPermitted) }
@@ -42,7 +43,9 @@ extension FileSystem {
     }
 
     /// The times of a directory whose names changed.
-    private func touch(_ directory: Inode, _ now: Timestamp, links: Int = 0, in handle: borrowing Handle) throws(Ext4Error) {
+    private func touch(_ directory: Inode, _ now: Timestamp, links: Int = 0, in handle: borrowing Handle)
+        throws(Ext4Error)
+    {
         try directory.update(in: handle, volume) { record throws(Ext4Error) in
             record.modification = now
             record.change = now
@@ -83,7 +86,9 @@ extension FileSystem {
             try from.requireDirectory()
             try to.requireDirectory()
             let isFirst: Bool
-            if try isAncestor(from, of: to) { isFirst = true } else if try isAncestor(to, of: from) {
+            if try isAncestor(from, of: to) {
+                isFirst = true
+            } else if try isAncestor(to, of: from) {
                 isFirst = false
             } else {
                 isFirst = from.number < to.number
@@ -214,7 +219,9 @@ extension FileSystem {
                 let view = Directory(volume: volume, inode: here.directory)
                 try view.replace(
                     here.plan, with: there.inode.number, type: there.inode.type?.entryCode ?? 0, in: handle)
-                try here.inode.update(in: handle, volume, isData: false) { record throws(Ext4Error) in record.change = now }
+                try here.inode.update(in: handle, volume, isData: false) { record throws(Ext4Error) in
+                    record.change = now
+                }
                 if crosses && here.inode.isDirectory {
                     try Directory(volume: volume, inode: here.inode).setParent(there.directory.number, in: handle)
                 }

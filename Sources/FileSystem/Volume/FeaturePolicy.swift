@@ -36,7 +36,8 @@ enum FeaturePolicy {
             throw .unsupported(features: ["^extent"], hint: "files are mapped by indirect blocks; mount it with -o ro")
         }
         guard features.compatible.contains(.hasJournal) else {
-            throw .unsupported(features: ["^has_journal"], hint: "jext4 writes only with a journal; mount it with -o ro")
+            throw .unsupported(
+                features: ["^has_journal"], hint: "jext4 writes only with a journal; mount it with -o ro")
         }
     }
 }

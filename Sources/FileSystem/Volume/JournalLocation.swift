@@ -48,7 +48,8 @@ package struct JournalLocation: Sendable {
 
 extension Volume {
     /// A volume for looking at, without a journal.
-    convenience init(bare device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions) throws(Ext4Error) {
+    convenience init(bare device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions) throws(Ext4Error)
+    {
         let cache = MetadataCache(
             device: device, blockByteCount: superBlock.blockByteCount, blockCount: superBlock.blockCount,
             capacityBytes: options.cacheByteCount)

@@ -17,7 +17,8 @@ extension Volume {
     /// The block behind one block of a directory. A hole or a block past the end is `.corrupt`.
     func directoryBlock(_ inode: Inode, _ block: FileBlock) throws(Ext4Error) -> CachedBlock {
         guard (UInt64(block.rawValue) + 1) * UInt64(blockByteCount) <= inode.size else {
-            throw .corrupt("directory", where: "inode \(inode.number.rawValue): block \(block.rawValue) is past its end")
+            throw .corrupt(
+                "directory", where: "inode \(inode.number.rawValue): block \(block.rawValue) is past its end")
         }
         return try metadataBlock(inode, block, "directory")
     }
@@ -45,7 +46,8 @@ extension Volume {
             let goal = try tree.last().map { $0.start + UInt64($0.count) } ?? layout.firstBlock(of: group)
             let block = try blocks.allocate(goal: goal, from: space, in: handle)
             let extent = Extent(first: place, count: 1, start: block)
-            _ = try tree.replace(UInt64(place.rawValue)..<UInt64(place.rawValue) + 1, with: [extent], from: space, in: handle)
+            _ = try tree.replace(
+                UInt64(place.rawValue)..<UInt64(place.rawValue) + 1, with: [extent], from: space, in: handle)
             try inode.update(in: handle, self) { record throws(Ext4Error) in record.addBlocks(1, blockByteCount) }
             return try handle.create(block)
         }
@@ -53,9 +55,14 @@ extension Volume {
 
     /// What appending `count` blocks may take besides them for the extent tree, and may change.
     func spaceForAppend(to inode: Inode, blocks count: UInt64) throws(Ext4Error) -> (blocks: UInt64, credits: Int) {
-        let depth = inode.hasExtents
-            ? try inode.mapping.withReadLock { () throws(Ext4Error) in try ExtentTree(volume: self, inode: inode).depth } : 0
+        let depth =
+            inode.hasExtents
+            ? try inode.mapping.withReadLock { () throws(Ext4Error) in try ExtentTree(volume: self, inode: inode).depth
+            } : 0
         // Each block: itself, its bitmap and descriptor. The tree grows by one path at the most for so few.
-        return (count + ExtentTree.nodesNeeded(depth: depth + 1), 3 * Int(count) + ExtentTree.creditsNeeded(depth: depth + 1))
+        return (
+            count + ExtentTree.nodesNeeded(depth: depth + 1),
+            3 * Int(count) + ExtentTree.creditsNeeded(depth: depth + 1)
+        )
     }
 }

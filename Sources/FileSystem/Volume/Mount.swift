@@ -75,7 +75,9 @@ extension FileSystem {
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
             }
         }
-        for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) { try finishOrphan(number) }
+        for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) {
+            try finishOrphan(number)
+        }
     }
 
     /// An inode without a name is deleted; one with a name was being cut to its size.

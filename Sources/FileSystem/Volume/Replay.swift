@@ -15,10 +15,12 @@ extension FileSystem {
         let plan = try RecoveryPlan.scan(location.log, for: target)
         guard !plan.hasFastCommits else {
             throw .unsupported(
-                features: ["fast_commit"], hint: "the log ends with fast commits; mount with -o ro,norecovery to look at it")
+                features: ["fast_commit"],
+                hint: "the log ends with fast commits; mount with -o ro,norecovery to look at it")
         }
         guard !plan.isDamaged || readOnly else {
-            throw .refused("the journal is damaged (\(plan.end)); jext4-replay show tells where, mount with -o ro to look")
+            throw .refused(
+                "the journal is damaged (\(plan.end)); jext4-replay show tells where, mount with -o ro to look")
         }
         _ = try plan.apply(from: location.log, to: device)
         try plan.markEmpty(location.log)

@@ -27,7 +27,8 @@ struct SuperBlockFile {
 
     func decoded() throws(Ext4Error) -> SuperBlock {
         try buffer.withBytes { bytes throws(Ext4Error) in
-            try SuperBlock(decoding: bytes.extracting(start..<start + SuperBlock.byteCount), deviceByteCount: device.byteCount)
+            try SuperBlock(
+                decoding: bytes.extracting(start..<start + SuperBlock.byteCount), deviceByteCount: device.byteCount)
         }
     }
 
@@ -75,7 +76,8 @@ struct SuperBlockFile {
         let low = start / sector * sector
         let high = (start + SuperBlock.byteCount + sector - 1) / sector * sector
         try buffer.withBytes { bytes throws(Ext4Error) in
-            try device.write(bytes.extracting(low..<min(high, buffer.byteCount)), at: UInt64(low), mode: .throughToMedia)
+            try device.write(
+                bytes.extracting(low..<min(high, buffer.byteCount)), at: UInt64(low), mode: .throughToMedia)
         }
     }
 }
