@@ -53,7 +53,9 @@ def trees(mountpoint):
 
 @check("a tree is removed to the last name")
 def removal(mountpoint):
-    run("cp", "-a", os.path.join(mountpoint, "tar-usr-include"), os.path.join(mountpoint, "copy"))
+    tree = os.path.join(mountpoint, "tar-usr-include")
+    part = os.path.join(tree, "linux")
+    run("cp", "-a", part if os.path.isdir(part) else tree, os.path.join(mountpoint, "copy"))
     run("rm", "-r", os.path.join(mountpoint, "copy"))
     assert not os.path.lexists(os.path.join(mountpoint, "copy"))
 
