@@ -30,7 +30,9 @@ def content(writer, number, size):
 def write_until_killed(directory, notes, writer, seed):
     """One writer. A note is written (and is in the host's page cache, which survives the server) after each fsync."""
     choose = random.Random(seed)
-    base, number = os.path.join(directory, f"writer-{writer}"), 0
+    # Relative, so that it stays on the mount when the server is killed and what lies below shows.
+    os.chdir(directory)
+    base, number = f"writer-{writer}", 0
     os.makedirs(base, exist_ok=True)
     with open(notes, "a", buffering=1, encoding="ascii") as log:
         while True:
@@ -47,18 +49,19 @@ def write_until_killed(directory, notes, writer, seed):
                 handle = os.open(base, os.O_RDONLY)
                 os.fsync(handle)
                 os.close(handle)
-            log.write(f"{os.path.relpath(name, directory)} {writer} {number} {size}\n")
+            log.write(f"{name} {writer} {number} {size}\n")
             if number > 20 and choose.random() < 0.3:
                 # Removed without a sync: it may be there or not, but the note must go first.
                 victim = f"{base}/{seed}-{number - 20}"
-                log.write(f"{os.path.relpath(victim, directory)} gone\n")
+                log.write(f"{victim} gone\n")
                 os.unlink(victim)
 
 
 def write_unsynced(directory, seed):
     """Load that syncs nothing: what is left of it may be anything that it did, and nothing else."""
     choose = random.Random(seed)
-    base = os.path.join(directory, "unsynced")
+    os.chdir(directory)
+    base = "unsynced"
     os.makedirs(base, exist_ok=True)
     while True:
         name, other = (f"{base}/{choose.randrange(60)}" for _ in range(2))
