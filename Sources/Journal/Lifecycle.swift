@@ -21,6 +21,9 @@ extension Journal {
     /// The first error wins; every waiter is woken with `.aborted`; nothing later moves the tail; s_errno recorded as
     /// well as the device allows.
     package func abort(_ cause: Ext4Error) {
+        // Not a cause of its own: the journal was aborted before, or a thread in the background found it closed, and a
+        // closed journal bears no error.
+        if cause == .aborted { return }
         let isFirst = state.withLock { state in
             guard state.abortCause == nil else { return false }
             state.abortCause = cause

@@ -150,6 +150,30 @@ struct DirectoryTests {
         }
     }
 
+    /// An index that is left over from before dir_index was taken away is not kept up: its flag goes with the first name.
+    @Test func aLeftoverIndexIsGivenUp() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-N", "4096", "-O", "^metadata_csum"])
+        let old = (0..<300).map { name($0, length: 100) }, new = (300..<400).map { name($0, length: 9) }
+        try volume.mounted { fileSystem in
+            let home = try fileSystem.directory("home")
+            for name in old { try fileSystem.add(name, to: home) }
+        }
+        try DirectoryVolume.run("tune2fs", ["-O", "^dir_index", volume.path])
+        try volume.mounted { fileSystem in
+            let home = try fileSystem.directory("home")
+            for name in old { #expect(try fileSystem.has(name, in: home)) }
+            for name in new { try fileSystem.add(name, to: home) }
+            let names = try fileSystem.names(of: home)
+            #expect(names.count == old.count + new.count && Set(names) == Set(old + new))
+        }
+        try DirectoryVolume.run("tune2fs", ["-O", "dir_index", volume.path])
+        try volume.mounted { fileSystem in
+            let home = try fileSystem.directory("home")
+            for name in old + new { try fileSystem.unlink(FileName(name), in: home) }
+            #expect(try fileSystem.names(of: home).isEmpty)
+        }
+    }
+
     /// Directories made by libext2fs have no index however long they are; they stay readable and writable.
     @Test func directoriesOfMke2fsWork() throws {
         let source = NSTemporaryDirectory() + "jext4-tree-\(UUID().uuidString)"
