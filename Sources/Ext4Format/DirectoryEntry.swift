@@ -139,7 +139,8 @@ package struct DirectoryFormat: Sendable {
             bytes[DirectoryEntry.Layout.nameByteCount(tail)] == 0,
             bytes[DirectoryEntry.Layout.type(tail)] == Self.tailType
         else { throw Self.corrupt(block, "no checksum tail") }
-        guard bytes[DirectoryEntry.Layout.tailChecksum(tail)] == CRC32C.of(bytes.extracting(0..<tail), seed: seed) else {
+        guard bytes[DirectoryEntry.Layout.tailChecksum(tail)] == CRC32C.of(bytes.extracting(0..<tail), seed: seed)
+        else {
             throw Self.corrupt(block, "checksum")
         }
     }
@@ -153,7 +154,9 @@ package struct DirectoryFormat: Sendable {
         var ordinal = 0
         while offset < leafByteCount {
             let entry = try entry(bytes, at: offset, end: leafByteCount, in: block)
-            if entry.inode != 0 { try checkName(bytes, entry, dots: isFirst && ordinal < 2 ? ordinal + 1 : 0, in: block) }
+            if entry.inode != 0 {
+                try checkName(bytes, entry, dots: isFirst && ordinal < 2 ? ordinal + 1 : 0, in: block)
+            }
             if isFirst && ordinal < 2 && entry.inode == 0 { throw Self.corrupt(block, "no \".\" or \"..\"") }
             offset = entry.end
             ordinal += 1

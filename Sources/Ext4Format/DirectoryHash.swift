@@ -97,7 +97,9 @@ package struct DirectoryHash: Sendable {
     /// Three rounds of MD4, eight steps each. A round takes the words in the order of its nibbles, lowest first.
     private static func mixHalfMD4(_ state: inout InlineArray<4, UInt32>, _ words: InlineArray<8, UInt32>) {
         var (a, b, c, d) = (state[0], state[1], state[2], state[3])
-        @inline(__always) func step(_ mixed: UInt32, _ order: UInt32, _ index: Int, _ shifts: UInt32, _ constant: UInt32) {
+        @inline(__always) func step(
+            _ mixed: UInt32, _ order: UInt32, _ index: Int, _ shifts: UInt32, _ constant: UInt32
+        ) {
             let word = words[Int(order >> UInt32(4 * index)) & 7]
             let shift = shifts >> UInt32(8 * (index & 3)) & 31
             let sum = a &+ mixed &+ word &+ constant

@@ -8,7 +8,8 @@ private func oracle(_ names: [[UInt8]], algorithm: Int, seed: String?) throws ->
     defer { try? FileManager.default.removeItem(at: script) }
     var commands = Data()
     for name in names {
-        commands += Data("dx_hash -h \(algorithm) \(seed.map { "-s \($0) " } ?? "")".utf8) + Data(name) + Data("\n".utf8)
+        commands +=
+            Data("dx_hash -h \(algorithm) \(seed.map { "-s \($0) " } ?? "")".utf8) + Data(name) + Data("\n".utf8)
     }
     try commands.write(to: script)
     let process = Process()
@@ -43,7 +44,9 @@ private func names() -> [[UInt8]] {
     static let hasDebugfs = FileManager.default.isExecutableFile(atPath: "/usr/sbin/debugfs")
 
     /// A name that hashes differently from the kernel's is invisible in every indexed directory.
-    @Test(.enabled(if: hasDebugfs || ProcessInfo.processInfo.environment["CI"] == "true", "needs debugfs"), arguments: 0...5)
+    @Test(
+        .enabled(if: hasDebugfs || ProcessInfo.processInfo.environment["CI"] == "true", "needs debugfs"),
+        arguments: 0...5)
     func hashesAreThoseOfDebugfs(algorithm: Int) throws {
         let version = try #require(DirectoryHash.Version(rawValue: UInt8(algorithm % 3)))
         let seeds: [(text: String?, words: [UInt32])] = [

@@ -15,7 +15,9 @@ struct DirectoryDamageTests {
             for number in 0..<3 { try fileSystem.add(name(number), to: small) }
         }
         let blocks = try ["large", "small"].flatMap { name in
-            try volume.debugfs("blocks /\(name)").split(separator: "\n").last!.split(separator: " ").compactMap { UInt64($0) }
+            try volume.debugfs("blocks /\(name)").split(separator: "\n").last!.split(separator: " ").compactMap {
+                UInt64($0)
+            }
         }
         try #require(blocks.count > 200)
         return (volume, blocks)
@@ -94,7 +96,9 @@ struct DirectoryDamageTests {
             let fileSystem = try FileSystem.mount(on: device, options: MountOptions())
             let home = try fileSystem.directory("large")
             var failure: Ext4Error?
-            do { try fileSystem.readDirectory(home, after: 0, withAttributes: false) { _ in true } } catch { failure = error }
+            do { try fileSystem.readDirectory(home, after: 0, withAttributes: false) { _ in true } } catch {
+                failure = error
+            }
             guard case .corrupt(let what, _) = failure else {
                 Issue.record("block \(block): \(String(describing: failure))")
                 continue

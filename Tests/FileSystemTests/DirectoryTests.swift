@@ -104,8 +104,10 @@ struct DirectoryTests {
         let volume = try DirectoryVolume(["-b", "1024"])
         try DirectoryVolume.run("tune2fs", ["-E", "hash_alg=legacy", volume.path])
         let endings = [
-            "ggjVAQ", "gqy4rP", "leXHIn", "nYDmiu", "okdh1g", "ovx2FH", "sd3XOr", "sGh67.", "sHH0vN", "tnIWHD", "ukYRP_",
-            "wNCeCO", "zCfeRJ", "zQFpFW", "ATF8E8", "ClSfwQ", "CJ7oWi", "DwhC8l", "Dww2od", "EpcJf_", "FADqOk", "H24dQN",
+            "ggjVAQ", "gqy4rP", "leXHIn", "nYDmiu", "okdh1g", "ovx2FH", "sd3XOr", "sGh67.", "sHH0vN", "tnIWHD",
+            "ukYRP_",
+            "wNCeCO", "zCfeRJ", "zQFpFW", "ATF8E8", "ClSfwQ", "CJ7oWi", "DwhC8l", "Dww2od", "EpcJf_", "FADqOk",
+            "H24dQN",
         ]
         let same = endings.map { [UInt8](repeating: 0x78, count: 244) + Array($0.utf8) }
         let others = (0..<60).map { name($0, length: 150) }
@@ -208,7 +210,9 @@ struct DirectoryKernelTests {
             let home = try fileSystem.directory("theirs")
             for name in theirs { #expect(try fileSystem.has(name, in: home)) }
             #expect(try Set(fileSystem.names(of: home)) == Set(theirs))
-            for (index, name) in theirs.enumerated() where index % 2 == 0 { try fileSystem.unlink(FileName(name), in: home) }
+            for (index, name) in theirs.enumerated() where index % 2 == 0 {
+                try fileSystem.unlink(FileName(name), in: home)
+            }
             let ours = try fileSystem.directory("ours")
             for number in 0..<1500 { try fileSystem.add(Array("ours-\(number)-\u{e4}\u{fc}".utf8), to: ours) }
         }

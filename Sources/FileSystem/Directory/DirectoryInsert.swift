@@ -40,13 +40,16 @@ extension Directory {
         }
         // Without large_dir there is no high half of i_size.
         let hasLargeDirectories = volume.superBlock.features.incompatible.contains(.largeDirectory)
-        let bound = hasLargeDirectories
+        let bound =
+            hasLargeDirectories
             ? UInt64(DirectoryIndex.blockLimit) : UInt64(Int32.max) / UInt64(format.blockByteCount)
         guard plan.blockCount == 0 || UInt64(blockCount) + plan.blockCount <= bound else { throw .posix(Errno.noSpace) }
         return plan
     }
 
-    private func room(for name: FileName, in block: CachedBlock, mayMove: Bool) throws(Ext4Error) -> DirectoryFormat.Room {
+    private func room(for name: FileName, in block: CachedBlock, mayMove: Bool) throws(Ext4Error)
+        -> DirectoryFormat.Room
+    {
         try block.withBytes { bytes throws(Ext4Error) in
             try format.room(
                 for: DirectoryEntry.byteCount(forNameOf: name.bytes.count), in: bytes, mayMove: mayMove,
