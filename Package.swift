@@ -49,7 +49,9 @@ let package = Package(
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .testTarget(name: "Ext4FormatTests", dependencies: ["Ext4Format"], swiftSettings: tests),
         .testTarget(name: "BlockIOTests", dependencies: ["BlockIO", "CrashLab"], swiftSettings: tests),
-        .testTarget(name: "JournalTests", dependencies: ["Journal", "BlockIO", "Ext4Format", "Threads", "CrashLab"], swiftSettings: tests),
+        .testTarget(
+            name: "JournalTests", dependencies: ["Journal", "BlockIO", "Ext4Format", "Threads", "CrashLab", "replay"],
+            swiftSettings: tests),
         .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["Server"], swiftSettings: tests),

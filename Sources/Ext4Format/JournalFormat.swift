@@ -190,8 +190,11 @@ package struct JournalFormat: Equatable, Sendable {
         }
     }
 
+    /// debugfs stores the seconds in the upper half of their field: no real time looks like that.
     package func commitTime(_ block: RawSpan) -> CommitTime {
-        CommitTime(seconds: block[Layout.commitSeconds], nanoseconds: block[Layout.commitNanoseconds])
+        let raw = block[Layout.commitSeconds]
+        let seconds = raw & 0xFFFF_FFFF == 0 ? raw >> 32 : raw
+        return CommitTime(seconds: seconds, nanoseconds: block[Layout.commitNanoseconds])
     }
 
     private func commitChecksum(_ block: RawSpan) -> UInt32 {

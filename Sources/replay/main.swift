@@ -1,1 +1,3 @@
-print("jext4-replay")
+internal import Glibc
+
+exit(ReplayCommand.start(Array(CommandLine.arguments.dropFirst())))
