@@ -20,6 +20,18 @@ import Testing
     #expect(superBlock.sequence == TransactionID(2))
 }
 
+/// A checkpoint that comes after close finds the journal closed, and records no error in a clean log.
+@Test func aClosedJournalBearsNoError() throws {
+    // The background thread may be about to start one: it once left s_errno set, and e2fsck called the volume damaged.
+    let bench = try Bench()
+    try bench.fill(7, 0xA7)
+    try bench.journal.close()
+    #expect(throws: Ext4Error.aborted) { try bench.journal.checkpointNow() }
+    let superBlock = try bench.log.readSuperBlock()
+    #expect(superBlock.errorNumber == 0)
+    #expect(superBlock.start == 0)
+}
+
 /// A crash after a commit keeps it, a crash before loses it whole.
 @Test func aCrashKeepsWhatWasCommittedAndNothingElse() throws {
     // P1 and P2 in their smallest form.
