@@ -9,14 +9,18 @@ extension FileSystem {
         let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
         let device = wantsReadOnly ? OverlayDevice(over: device) : device
         let file = try SuperBlockFile(device: device)
-        var superBlock = try file.decoded()
+        // A write of the super block at home may be torn between its two sectors. Then the log still holds it, and what
+        // leads to the log does not change: replay first, believe afterwards.
+        let isTorn = file.isTorn && !options.noRecovery
+        var superBlock = isTorn ? try file.decodedUnchecked() : try file.decoded()
         try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
+        if isTorn && !hasJournal { superBlock = try file.decoded() }
         var wasDirty = false
         var location: JournalLocation?
         if hasJournal && !options.noRecovery {
-            wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly)
-            if wasDirty {
+            wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+            if wasDirty || isTorn {
                 try file.reread()
                 superBlock = try file.decoded()
                 try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
@@ -38,12 +42,12 @@ extension FileSystem {
 
     /// Replays the log if there is anything in it. True when there was, or when the volume says so.
     private static func recover(
-        _ device: any BlockDevice, _ superBlock: SuperBlock, readOnly: Bool
+        _ device: any BlockDevice, _ superBlock: SuperBlock, readOnly: Bool, mustHoldSuperBlock: Bool
     ) throws(Ext4Error) -> Bool {
         let location = try JournalLocation(on: device, superBlock)
         let isMarked = superBlock.features.incompatible.contains(.needsRecovery)
         guard isMarked || location.superBlock.start != 0 else { return false }
-        try replay(location, onto: device, superBlock, readOnly: readOnly)
+        try replay(location, onto: device, superBlock, readOnly: readOnly, mustHoldSuperBlock: mustHoldSuperBlock)
         return true
     }
 

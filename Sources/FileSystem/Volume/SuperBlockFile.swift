@@ -32,6 +32,24 @@ struct SuperBlockFile {
         }
     }
 
+    /// What the super block says when its checksum is not believed: enough to find the log, which may hold it whole.
+    func decodedUnchecked() throws(Ext4Error) -> SuperBlock {
+        let copy = AlignedBuffer(copying: buffer)
+        copy.withMutableBytes { bytes in
+            var part = bytes._mutatingExtracting(start..<start + SuperBlock.byteCount)
+            SuperBlock.updateChecksum(&part)
+        }
+        return try copy.withBytes { bytes throws(Ext4Error) in
+            let part = bytes.extracting(start..<start + SuperBlock.byteCount)
+            return try SuperBlock(decoding: part, deviceByteCount: device.byteCount)
+        }
+    }
+
+    /// Whether the checksum fails, in a way that `heal` could not explain.
+    var isTorn: Bool {
+        buffer.withBytes { Self.isChecksumWrong($0.extracting(start..<start + SuperBlock.byteCount)) }
+    }
+
     /// Reads the super block again: replay may have written it.
     func reread() throws(Ext4Error) {
         try device.read(into: buffer, at: 0)
