@@ -65,9 +65,18 @@ struct FileData {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
         guard !overflow, end <= Self.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
-        let lease = inode.ranges.acquire(blockRange(offset..<end), exclusive: true)
+        // A write behind the end brings the rest of the last block into the file, so it locks from there.
+        var low = min(offset, inode.size)
+        var lease = inode.ranges.acquire(blockRange(low..<end), exclusive: true)
+        while inode.size < low {
+            lease.release()
+            low = inode.size
+            lease = inode.ranges.acquire(blockRange(low..<end), exclusive: true)
+        }
         defer { lease.release() }
         guard !inode.isDeleted else { throw .posix(Errno.stale) }
+        let size = inode.size
+        if offset > size { try clearTail(behind: size) }
         let write = try core.begin(
             writing: offset / unit..<(end + unit - 1) / unit, outOfPlace: false, privileged: privileged)
         for mapping in write.mappings { try transfer(mapping, offset..<end, bytes) }
@@ -100,6 +109,21 @@ struct FileData {
             try volume.device.write(buffer, at: device)
             low = high
         }
+    }
+
+    /// Zeros what lies behind the end of the file in its last block. An append that was written in place and never
+    /// published leaves bytes there, and they must not show when the file grows. No committed state shows them, so this
+    /// is done in place. The caller holds the range lock from `size` on, exclusively.
+    func clearTail(behind size: UInt64) throws(Ext4Error) {
+        let used = Int(size % unit)
+        guard used != 0, let last = try core.begin(reading: size / unit..<size / unit + 1).first else { return }
+        guard case .mapped(let start) = last.target else { return }
+        let buffer = AlignedBuffer(byteCount: Int(unit))
+        try volume.device.read(into: buffer, at: volume.offset(of: start))
+        let isClear = buffer.withBytes { bytes in bytes.array(used..<bytes.byteCount).allSatisfy { $0 == 0 } }
+        if isClear { return }
+        buffer.withMutableBytes { $0.fill(used..<Int(unit), with: 0) }
+        try volume.device.write(buffer, at: volume.offset(of: start))
     }
 
     /// `range` of bytes, rounded out to whole blocks: what I/O locks.

@@ -22,9 +22,10 @@ struct Truncation {
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let tail = try stageTail(size, privileged)
         let first = (size + unit - 1) / unit
-        let fits = try countSteps(from: first) <= Self.stepsPerHandle
+        let steps = try stepsPerHandle()
+        let fits = try countSteps(from: first, limit: steps.count) <= steps.count
         let now = volume.now()
-        let credits = 2 + OrphanTable.credits + (tail == nil ? 0 : tailCredits(tail)) + (fits ? try stepCredits() : 0)
+        let credits = 2 + OrphanTable.credits + (tail == nil ? 0 : tailCredits(tail)) + (fits ? steps.credits : 0)
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             if let tail { try publish(tail, in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -33,7 +34,7 @@ struct Truncation {
                 record.change = now
             }
             guard fits else { return try orphans.add(inode, volume, in: handle) }
-            _ = try freeSteps(from: first, in: handle)
+            _ = try freeSteps(from: first, steps.count, in: handle)
         }
         if !fits {
             try finish(from: first) { handle throws(Ext4Error) in
@@ -43,6 +44,7 @@ struct Truncation {
     }
 
     private func grow(to size: UInt64) throws(Ext4Error) {
+        if size > inode.size { try FileData(volume, inode).clearTail(behind: inode.size) }
         let now = volume.now()
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -87,28 +89,32 @@ struct Truncation {
 
     // MARK: Freeing from the end
 
-    private static let stepsPerHandle = 8
+    private static let mostStepsPerHandle = 8
     /// So that one step touches three groups at the most.
     private var blocksPerStep: UInt64 { 2 * UInt64(volume.superBlock.blocksPerGroup) }
     /// Directory and symlink blocks have been in the journal: each is revoked.
     private var isMetadata: Bool { inode.type != .regular }
 
-    private func stepCredits() throws(Ext4Error) -> Int {
+    /// How many steps one handle takes, and what they cost. A small journal allows fewer, but always one; half of what
+    /// it allows is left to the rest of the operation.
+    private func stepsPerHandle() throws(Ext4Error) -> (count: Int, credits: Int) {
         let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
             try ExtentTree(volume: volume, inode: inode).depth
         }
-        let each = 6 + ExtentTree.creditsNeeded(depth: depth)
-        return Self.stepsPerHandle * (each + (isMetadata ? Int(min(blocksPerStep, Self.metadataBlocksPerStep)) : 0))
+        let revokes = isMetadata ? Int(stepLimit) : 0
+        let each = 6 + ExtentTree.creditsNeeded(depth: depth) + revokes
+        let count = max(1, min(Self.mostStepsPerHandle, (volume.journal?.maximumCredits ?? 0) / 2 / each))
+        return (count, count * each)
     }
     private static let metadataBlocksPerStep: UInt64 = 16
 
-    /// How many steps it takes to free everything from `first` on, counted no further than one handle allows.
-    private func countSteps(from first: UInt64) throws(Ext4Error) -> Int {
+    /// How many steps it takes to free everything from `first` on, counted no further than behind `limit`.
+    private func countSteps(from first: UInt64, limit: Int) throws(Ext4Error) -> Int {
         try inode.mapping.withReadLock { () throws(Ext4Error) in
             let tree = ExtentTree(volume: volume, inode: inode)
             var count = 0
             var next = first
-            while next < 1 << 32, count <= Self.stepsPerHandle {
+            while next < 1 << 32, count <= limit {
                 let piece = try tree.find(FileBlock(UInt32(next)))
                 if case .extent(let extent) = piece {
                     let blocks = extent.end - next
@@ -123,11 +129,11 @@ struct Truncation {
     private var stepLimit: UInt64 { isMetadata ? min(blocksPerStep, Self.metadataBlocksPerStep) : blocksPerStep }
 
     /// Frees from the end of the file, down to `first`, as much as one handle may. True when nothing is left.
-    private func freeSteps(from first: UInt64, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
+    private func freeSteps(from first: UInt64, _ count: Int, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
             let tree = ExtentTree(volume: volume, inode: inode)
             let space = try volume.blocks.reserve(0, privileged: true)
-            for _ in 0..<Self.stepsPerHandle {
+            for _ in 0..<count {
                 guard let last = try tree.last(), last.end > first else { return true }
                 let low = max(UInt64(last.first.rawValue), first, last.end > stepLimit ? last.end - stepLimit : 0)
                 for run in try tree.replace(low..<last.end, with: [], from: space, in: handle) {
@@ -155,8 +161,9 @@ struct Truncation {
     ) throws(Ext4Error) {
         var isDone = false
         while !isDone {
-            try volume.withHandle(credits: try stepCredits() + 1 + lastCredits) { handle throws(Ext4Error) in
-                isDone = try freeSteps(from: first, in: handle)
+            let steps = try stepsPerHandle()
+            try volume.withHandle(credits: steps.credits + 1 + lastCredits) { handle throws(Ext4Error) in
+                isDone = try freeSteps(from: first, steps.count, in: handle)
                 if isDone { try last(handle) }
             }
         }

@@ -81,7 +81,8 @@ final class InodeCache: Sendable {
 
     /// The numbers without a name that are still referred to: they are deleted when the volume is unmounted.
     var unlinked: [InodeNumber] {
-        shards.flatMap { $0.shard.withLock { $0.unlinked.map { InodeNumber($0) } } }
+        // Sorted, so that the same operations write the same log.
+        shards.flatMap { $0.shard.withLock { $0.unlinked.map { InodeNumber($0) } } }.sorted()
     }
 
     private static func makeRoom(_ shard: inout Shard) {
