@@ -46,6 +46,8 @@ package struct ModelTree: Sendable {
     package private(set) var nodes: [ModelNodeID: ModelNode] = [:]
     package let blockByteCount: Int
     private var nextID = 1
+    /// What the next node will be called.
+    package var nextNode: ModelNodeID { ModelNodeID(nextID) }
 
     /// A fresh volume of mke2fs: the root and lost+found.
     package init(blockByteCount: Int) {
@@ -66,10 +68,11 @@ package struct ModelTree: Sendable {
             guard let name = nodes[node.parent]?.entries.first(where: { $0.value == id })?.key else { return nil }
             return (node.parent, name)
         }
-        for (parent, directory) in nodes where directory.isDirectory {
-            if let name = directory.entries.first(where: { $0.value == id })?.key { return (parent, name) }
-        }
-        return nil
+        // The least of its names, so that a seed decides which is looked up.
+        let parents = nodes.filter { $0.value.entries.values.contains(id) }.keys
+        guard let parent = parents.min() else { return nil }
+        let names = nodes[parent]?.entries.filter { $0.value == id }.keys
+        return names?.min { $0.lexicographicallyPrecedes($1) }.map { (parent, $0) }
     }
 
     package func isAncestor(_ id: ModelNodeID, orSelfOf other: ModelNodeID) -> Bool {
@@ -128,6 +131,14 @@ package struct ModelTree: Sendable {
         dropIfUnused(id)
     }
 
+    /// Nobody has anything open any more.
+    mutating func releaseAll() {
+        for id in nodes.keys where nodes[id]?.isHeld == true {
+            note(id) { $0.isHeld = false }
+            dropIfUnused(id)
+        }
+    }
+
     mutating func dropIfUnused(_ id: ModelNodeID) {
         if let node = nodes[id], node.linkCount <= 0, !node.isHeld { nodes[id] = nil }
     }
@@ -172,9 +183,7 @@ package struct ModelTree: Sendable {
         guard let old = nodes[id], !bytes.isEmpty else { return [] }
         let end = offset + bytes.count
         let blocks = offset / blockByteCount...(end - 1) / blockByteCount
-        var inPlace = blocks.filter { $0 < old.isMapped.count && old.isMapped[$0] }.map(range(ofBlock:))
-        // Growing clears the bytes between the old end and the end of its block, or has cleared them before.
-        inPlace += tail(of: old)
+        let inPlace = blocks.filter { $0 < old.isMapped.count && old.isMapped[$0] }.map(range(ofBlock:))
         let isOverwrite = end <= old.content.count && blocks.allSatisfy { $0 < old.isMapped.count && old.isMapped[$0] }
         change(id, by: operation) { node in
             if end > node.content.count { node.content += [UInt8](repeating: 0, count: end - node.content.count) }
@@ -188,9 +197,8 @@ package struct ModelTree: Sendable {
         return inPlace
     }
 
-    /// As `write`: the ranges changed in place.
-    mutating func truncate(_ id: ModelNodeID, to size: Int, by operation: Int) -> [Range<Int>] {
-        guard let old = nodes[id] else { return [] }
+    /// Changes the size. Nothing of that is done in place: the tail of a block that is cut is written anew.
+    mutating func truncate(_ id: ModelNodeID, to size: Int, by operation: Int) {
         let blocks = (size + blockByteCount - 1) / blockByteCount
         change(id, by: operation) { node in
             node.remappedBy = operation
@@ -201,15 +209,6 @@ package struct ModelTree: Sendable {
                 if blocks < node.isMapped.count { node.isMapped.removeLast(node.isMapped.count - blocks) }
             }
         }
-        if size >= old.content.count { return tail(of: old) }
-        return nodes[id].map(tail(of:)) ?? []
-    }
-
-    /// The last block of the file, if its end lies within a block that has been written.
-    private func tail(of node: ModelNode) -> [Range<Int>] {
-        let block = node.content.count / blockByteCount
-        guard node.content.count % blockByteCount != 0, block < node.isMapped.count else { return [] }
-        return node.isMapped[block] ? [range(ofBlock: block)] : []
     }
 
     private func range(ofBlock block: Int) -> Range<Int> { block * blockByteCount..<(block + 1) * blockByteCount }

@@ -1,5 +1,5 @@
 /// One call of a workload, in terms of the model. Printed, it reads as the step of a story.
-package enum Operation: Sendable {
+package enum Operation: Sendable, CustomStringConvertible {
     case mount
     case create(ModelNodeID, [UInt8], mode: UInt16)
     case makeNode(ModelNodeID, [UInt8], mode: UInt16, major: UInt32, minor: UInt32)
@@ -26,6 +26,39 @@ package enum Operation: Sendable {
     /// Unmount, then mount again.
     case remount
     case unmount
+
+    package var description: String {
+        func text(_ bytes: [UInt8]) -> String { "'" + String(decoding: bytes.prefix(24), as: UTF8.self) + "'" }
+        switch self {
+        case .mount: return "mount"
+        case .create(let parent, let name, let mode): return "create \(parent)/\(text(name)) \(String(mode, radix: 8))"
+        case .makeNode(let parent, let name, let mode, _, _):
+            return "mknod \(parent)/\(text(name)) \(String(mode, radix: 8))"
+        case .makeDirectory(let parent, let name, _): return "mkdir \(parent)/\(text(name))"
+        case .makeSymlink(let parent, let name, let target):
+            return "symlink \(parent)/\(text(name)) of \(target.count) bytes"
+        case .link(let id, let name, let parent): return "link \(id) as \(parent)/\(text(name))"
+        case .unlink(let parent, let name): return "unlink \(parent)/\(text(name))"
+        case .removeDirectory(let parent, let name): return "rmdir \(parent)/\(text(name))"
+        case .rename(let parent, let name, let to, let new):
+            return "rename \(parent)/\(text(name)) to \(to)/\(text(new))"
+        case .exchange(let parent, let name, let to, let other):
+            return "exchange \(parent)/\(text(name)) and \(to)/\(text(other))"
+        case .write(let id, let offset, let count, let stamp):
+            return "write \(id) at \(offset) +\(count), stamp \(stamp)"
+        case .truncate(let id, let size): return "truncate \(id) to \(size)"
+        case .changeMode(let id, let mode): return "chmod \(id) \(String(mode, radix: 8))"
+        case .setAttribute(let id, let name, let value): return "setxattr \(id) \(text(name)) of \(value.count) bytes"
+        case .removeAttribute(let id, let name): return "removexattr \(id) \(text(name))"
+        case .hold(let id): return "open \(id)"
+        case .release(let id): return "close \(id)"
+        case .forget(let id): return "forget \(id)"
+        case .sync(let id, let dataOnly): return "\(dataOnly ? "fdatasync" : "fsync") \(id)"
+        case .syncAll: return "syncfs"
+        case .remount: return "remount"
+        case .unmount: return "unmount"
+        }
+    }
 
     /// Bytes that differ from stamp to stamp and from place to place, and are never zero.
     package static func pattern(stamp: UInt64, at offset: Int, count: Int) -> [UInt8] {
@@ -78,6 +111,7 @@ package struct ModelHistory: Sendable {
             tree.note(id) { $0.dataSyncedBy = index }
         case .mount, .unmount, .remount, .syncAll:
             floor = index
+            if case .syncAll = operation {} else { tree.releaseAll() }
             for id in tree.nodes.keys where tree[id]?.isFile == true { tree.note(id) { $0.dataSyncedBy = index } }
         default:
             inPlace = Self.apply(operation, index, to: &tree)
@@ -92,7 +126,7 @@ package struct ModelHistory: Sendable {
         case .write(let id, let offset, let count, let stamp):
             let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
             return tree.write(bytes, to: id, at: offset, by: index).map { (id, $0) }
-        case .truncate(let id, let size): return tree.truncate(id, to: size, by: index).map { (id, $0) }
+        case .truncate(let id, let size): tree.truncate(id, to: size, by: index)
         case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & 0o170000 | mode }
         case .setAttribute(let id, let name, let value): tree.change(id, by: index) { $0.attributes[name] = value }
         case .removeAttribute(let id, let name): tree.change(id, by: index) { $0.attributes[name] = nil }

@@ -1,0 +1,74 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import FileSystem
+import Testing
+
+/// One workload on one volume, and what power cuts make of it.
+struct CrashCampaign: Sendable {
+    let seed: UInt64
+    let volume: TestVolume
+    let profile: WorkloadProfile
+    /// How many states of each kind, besides the flush boundaries.
+    var prefixes = 20, inFlight = 10, subsets = 25
+    /// At most so many flush boundaries.
+    var boundaries = 40
+    /// Every so many-th state is replayed by e2fsck and recovered again as well.
+    var deepEvery = 8
+
+    struct Outcome {
+        var history: ModelHistory
+        var events: [Trace.Event]
+        var base: [UInt8]
+    }
+
+    /// Runs the workload to its end and compares the live tree before the unmount.
+    func record(manual: Bool = true) throws -> Outcome {
+        let base = try volume.make()
+        let trace = Trace()
+        let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
+        let model = ModelTree(blockByteCount: volume.blockByteCount)
+        let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options(manual: manual))
+        var generator = WorkloadGenerator(seed: seed, profile: profile)
+        for _ in 0..<profile.operationCount { try run.perform(generator.next(run.history.tree)) }
+        try run.compare()
+        try run.perform(.unmount)
+        return Outcome(history: run.history, events: trace.events, base: base)
+    }
+
+    func points(_ states: CrashStates) -> [CrashPoint] {
+        var random = SeededRandom(seed: seed)
+        let boundary = random.sample(states.points(seed: seed, prefixes: 0, inFlight: 0, subsets: 0), count: boundaries)
+        let sampled = states.points(seed: seed, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
+        let known = Set(states.points(seed: seed, prefixes: 0, inFlight: 0, subsets: 0))
+        return boundary + sampled.filter { !known.contains($0) }
+    }
+
+    /// Checks the sampled states and records an issue for each of the first few that are wrong.
+    func run(manual: Bool = true) throws {
+        let outcome = try record(manual: manual)
+        let failures = check(outcome, honoursFlush: true, stopAfter: 3)
+        for failure in failures { Issue.record("seed \(seed), \(volume.name), \(failure)") }
+    }
+
+    /// What is wrong, state by state; empty if nothing is.
+    func check(_ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int) -> [String] {
+        let base = MemoryDevice(outcome.base)
+        let states = CrashStates(base: base, events: outcome.events, honoursFlush: honoursFlush)
+        let checker = StateChecker(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        var failures: [String] = []
+        var count = 0
+        states.forEach(points(states)) { point, disk in
+            guard failures.count < limit else { return }
+            count += 1
+            let problems = checker.problems(point, disk, deep: honoursFlush && count % deepEvery == 1)
+            if problems.isEmpty { return }
+            let (begun, _) = checker.progress.at(point.event)
+            let story = (max(0, begun - 6)...begun).filter { $0 < outcome.history.steps.count }
+                .map { "  step \($0): \(outcome.history.steps[$0].operation)" }
+            failures.append("\(point):\n\((problems + story).joined(separator: "\n"))")
+        }
+        print("crash campaign: seed \(seed), \(volume.name), \(outcome.events.count) events, \(count) states")
+        return failures
+    }
+}

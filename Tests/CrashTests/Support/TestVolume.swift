@@ -1,0 +1,52 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import FileSystem
+import Testing
+
+/// A small volume to crash, as mke2fs makes it.
+struct TestVolume: Sendable, CustomTestStringConvertible {
+    let name: String
+    let blockByteCount: Int
+    let byteCount: Int
+    let arguments: [String]
+
+    var testDescription: String { name }
+
+    init(_ name: String, block: Int, mebibytes: Int = 8, journal: Int, _ arguments: String...) {
+        self.name = name
+        blockByteCount = block
+        byteCount = mebibytes << 20
+        self.arguments = ["-b", "\(block)", "-J", "size=\(journal)"] + arguments
+    }
+
+    static let small = TestVolume("1k", block: 1024, journal: 1)
+    static let large = TestVolume("4k", block: 4096, mebibytes: 16, journal: 4)
+    static let orphanList = TestVolume("1k-orphan-list", block: 1024, journal: 1, "-O", "^orphan_file")
+    static let noChecksums = TestVolume(
+        "2k-no-checksums", block: 2048, mebibytes: 12, journal: 2, "-O", "^metadata_csum,^metadata_csum_seed,uninit_bg")
+    static let narrow = TestVolume("1k-32bit", block: 1024, journal: 1, "-O", "^64bit", "-g", "2048")
+    static let oldInodes = TestVolume("1k-inode128", block: 1024, journal: 2, "-I", "128", "-O", "^metadata_csum_seed")
+
+    static let all = [small, large, orphanList, noChecksums, narrow, oldInodes]
+
+    /// The image. Whatever mke2fs leaves alone is 0xDB, so that a block that shows stale bytes shows itself.
+    func make() throws -> [UInt8] {
+        let file = TemporaryFile("volume", contents: [UInt8](repeating: 0xDB, count: byteCount))
+        let uuid = "6a657874-3400-4372-6173-680000000001"
+        let settings = "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed=\(uuid)"
+        let fixed = ["-U", uuid, "-E", settings]
+        let result = Tools.run(["mke2fs", "-q", "-F", "-t", "ext4"] + fixed + arguments + [file.path])
+        try #require(result.status == 0, "mke2fs: \(result.output)")
+        return file.contents
+    }
+
+    /// Everything that could differ from run to run is fixed.
+    static func options(manual: Bool = true) -> MountOptions {
+        var options = MountOptions()
+        options.manualJournal = manual
+        options.clock = { Timestamp(seconds: 1_700_000_000, nanoseconds: 0) }
+        options.firstGeneration = 1
+        return options
+    }
+}
