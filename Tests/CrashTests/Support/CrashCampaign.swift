@@ -10,9 +10,9 @@ struct CrashCampaign: Sendable {
     let volume: TestVolume
     let profile: WorkloadProfile
     /// How many states of each kind, besides the flush boundaries.
-    var prefixes = 20, inFlight = 10, subsets = 25
+    var prefixes = 12, inFlight = 8, subsets = 20
     /// At most so many flush boundaries.
-    var boundaries = 40
+    var boundaries = 24
     /// Every so many-th state is replayed by e2fsck and recovered again as well.
     var deepEvery = 8
 
