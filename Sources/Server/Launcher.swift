@@ -144,7 +144,7 @@ final class ServedMount: Sendable {
             throw .refused("\(plan.directory) was unmounted at once")
         }
         self.record = record
-        if isRoot { Self.raiseReadahead(record) }
+        if isRoot { Self.tune(record, writebackCache: plan.words.usesWritebackCache) }
         control = ControlServer(device: record.device) { [session] command throws(Ext4Error) in
             try Self.answer(command, session, plan, record)
         }
@@ -156,13 +156,17 @@ final class ServedMount: Sendable {
 
     /// The kernel reads ahead 128 KiB on a FUSE mount, which is less than one request may carry. Only root may change
     /// it, and only outside of most containers; what it is then only costs speed.
-    private static func raiseReadahead(_ record: MountRecord) {
-        let kibibytes = "2048"
+    /// So it is with the hundredth of memory that dirty pages may take: a limit against servers that are not trusted.
+    private static func tune(_ record: MountRecord, writebackCache: Bool) {
         let name = record.isBlock ? "\(record.device)-fuseblk" : record.device
-        let file = unsafe Glibc.open("/sys/class/bdi/\(name)/read_ahead_kb", O_WRONLY | O_CLOEXEC)
-        guard file >= 0 else { return }
-        _ = unsafe write(file, kibibytes, kibibytes.utf8.count)
-        close(file)
+        var settings = [("read_ahead_kb", "2048")]
+        if writebackCache { settings += [("max_ratio", "100"), ("strict_limit", "0")] }
+        for (setting, value) in settings {
+            let file = unsafe Glibc.open("/sys/class/bdi/\(name)/\(setting)", O_WRONLY | O_CLOEXEC)
+            guard file >= 0 else { continue }
+            _ = unsafe write(file, value, value.utf8.count)
+            close(file)
+        }
     }
 
     private static func answer(
