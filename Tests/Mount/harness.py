@@ -139,6 +139,14 @@ def errno_name(number):
     return errno.errorcode.get(number, str(number))
 
 
+def wait_until(condition, what, seconds=20):
+    """Polls; fails with what is the matter when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
 def fresh(mountpoint, name):
     """An empty directory of this name on the mount, for one check."""
     path = os.path.join(mountpoint, name)

@@ -6,6 +6,7 @@ the image is recovered by jext4, by the kernel and by e2fsck in turn (P4); then 
 (P1), and e2fsck must have nothing to say (P2).
 """
 import contextlib
+import errno
 import hashlib
 import os
 import random
@@ -15,7 +16,7 @@ import sys
 import time
 
 from harness import JEXT4, SEED, Mount, attempt, check, expect_clean, kernel_mount, main, make_image, missing_root, \
-    missing_server, mounted, pick, run, take_down
+    missing_server, mounted, pick, run, take_down, wait_until
 
 ROUNDS = pick(3, 20, 60)
 WRITERS = 3
@@ -27,11 +28,17 @@ def content(writer, number, size):
     return (seed * (size // 32 + 1))[:size]
 
 
+def stay_on(directory):
+    """Makes the mount the working directory: when the server is killed, what lies below it must not be written to."""
+    os.chdir(directory)
+    if not os.path.ismount("."):
+        raise OSError(errno.ENOTCONN, "the server is gone already")
+
+
 def write_until_killed(directory, notes, writer, seed):
     """One writer. A note is written (and is in the host's page cache, which survives the server) after each fsync."""
     choose = random.Random(seed)
-    # Relative, so that it stays on the mount when the server is killed and what lies below shows.
-    os.chdir(directory)
+    stay_on(directory)
     base, number = f"writer-{writer}", 0
     os.makedirs(base, exist_ok=True)
     with open(notes, "a", buffering=1, encoding="ascii") as log:
@@ -60,7 +67,7 @@ def write_until_killed(directory, notes, writer, seed):
 def write_unsynced(directory, seed):
     """Load that syncs nothing: what is left of it may be anything that it did, and nothing else."""
     choose = random.Random(seed)
-    os.chdir(directory)
+    stay_on(directory)
     base = "unsynced"
     os.makedirs(base, exist_ok=True)
     while True:
@@ -137,6 +144,20 @@ def recover(image, by, directory):
         run(os.path.join(os.path.dirname(JEXT4), "jext4-replay"), "apply", image)
 
 
+def end_writers(writers):
+    """They end on their own once the server is gone. One that waits for it still would be a fault of the mount."""
+    hung = []
+    for process in writers:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            with open(f"/proc/{process.pid}/wchan", encoding="ascii", errors="replace") as file:
+                hung.append(file.read())
+            process.kill()
+            process.wait(30)
+    assert not hung, f"writers that do not end when the server is killed, in {hung}"
+
+
 def one_round(image, scratch, seed, by):
     directory, notes = os.path.join(scratch, "mnt"), os.path.join(scratch, "notes")
     mount = Mount(image, directory, "commit=1")
@@ -148,13 +169,14 @@ def one_round(image, scratch, seed, by):
                                             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         writers.append(subprocess.Popen([sys.executable, os.path.abspath(__file__), "--unsynced", directory, str(seed)],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        names = [f"writer-{writer}" for writer in range(WRITERS)] + ["unsynced"]
+        wait_until(lambda: all(os.path.isdir(f"{directory}/{name}") for name in names), "the writers do not begin")
         time.sleep(random.Random(seed).uniform(0.5, 3.0))
         assert mount.process.poll() is None, mount.output()[-1000:]
     finally:
         if mount.process.poll() is None:
             mount.kill()
-        for process in writers:
-            process.wait(30)
+        end_writers(writers)
         take_down(mount)
     wait_for_loops(image)
     count = sum(len(acknowledged(f"{notes}-{writer}")) for writer in range(WRITERS))

@@ -10,7 +10,7 @@ import time
 
 import treedigest
 from harness import JEXT4, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, main, make_image, \
-    missing_root, missing_server, mounted, run, take_down
+    missing_root, missing_server, mounted, run, take_down, wait_until
 
 
 def needs():
@@ -33,13 +33,6 @@ def sha256(path):
 
 def needs_recovery(image):
     return "needs_recovery" in run("dumpe2fs", "-h", image)
-
-
-def wait_until(condition, what, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @check("jext4 mount returns when the volume is there, jext4 umount when everything is on the image", need=needs)
