@@ -125,7 +125,8 @@ package struct SuperBlock: Equatable, Sendable {
         inodesPerGroup = bytes[Layout.inodesPerGroup]
         state = State(rawValue: bytes[Layout.state])
         errorsBehaviour = bytes[Layout.errors]
-        let isDynamic = bytes[Layout.revision] >= 1
+        guard bytes[Layout.revision] <= 1 else { throw Self.bad("revision \(bytes[Layout.revision])") }
+        let isDynamic = bytes[Layout.revision] == 1
         firstInode = isDynamic ? bytes[Layout.firstInode] : 11
         inodeByteCount = isDynamic ? Int(bytes[Layout.inodeSize]) : 128
         uuid = bytes.array(Layout.uuid)

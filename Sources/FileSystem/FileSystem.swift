@@ -94,28 +94,20 @@ package final class FileSystem: Sendable {
         let directory = try inode(number)
         try directory.lock.withReadLock { () throws(Ext4Error) in
             try directory.requireDirectory()
-            var failure: Ext4Error?
             try Directory(volume: volume, inode: directory).read(after: cookie) { entry, cookie in
                 var record = DirectoryRecord(
                     name: entry.name, inode: entry.inode, type: FileType.direntType(ofEntryCode: entry.type),
                     cookie: cookie)
                 let isDot = entry.name == [0x2E] || entry.name == [0x2E, 0x2E]
-                if withAttributes && !isDot {
-                    do throws(Ext4Error) { record.attributes = try child(entry).attributes(volume) } catch {
-                        failure = error
-                        return false
-                    }
-                    // Before the record is handed over: once it is, the kernel may forget it at any time.
-                    inodes.retain(entry.inode)
-                    guard each(record) else {
-                        _ = inodes.release(entry.inode, count: 1)
-                        return false
-                    }
-                    return true
-                }
-                return each(record)
+                // A damaged inode must not hide its neighbours: who asks for it by name is told what is wrong.
+                guard withAttributes, !isDot, let inode = try? child(entry) else { return each(record) }
+                record.attributes = inode.attributes(volume)
+                // Before the record is handed over: once it is, the kernel may forget it at any time.
+                inodes.retain(entry.inode)
+                if each(record) { return true }
+                _ = inodes.release(entry.inode, count: 1)
+                return false
             }
-            if let failure { throw failure }
         }
         try touchAccessTime(directory)
     }
