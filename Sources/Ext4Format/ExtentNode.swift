@@ -74,21 +74,21 @@ package struct ExtentNode: Sendable {
 
     /// Decodes a whole node and checks it by itself: magic, counts, order, lengths, no overlap; blocks lie within
     /// `blockCount`. `depth` is what the parent says (nil for a root).
-    package init(decoding bytes: RawSpan, depth expected: UInt16?, blockCount: UInt64, where place: String)
-        throws(Ext4Error)
-    {
+    package init(
+        decoding bytes: RawSpan, depth expected: UInt16?, blockCount: UInt64, where place: @autoclosure () -> String
+    ) throws(Ext4Error) {
         let room = Self.capacity(byteCount: bytes.byteCount)
-        guard bytes[Layout.magic] == Self.magic else { throw .corrupt("extent node", where: "\(place): magic") }
+        guard bytes[Layout.magic] == Self.magic else { throw .corrupt("extent node", where: "\(place()): magic") }
         let count = Int(bytes[Layout.entries])
         capacity = Int(bytes[Layout.capacity])
         depth = bytes[Layout.depth]
         guard capacity >= 1, capacity <= room, count <= capacity else {
-            throw .corrupt("extent node", where: "\(place): \(count) of \(capacity) entries")
+            throw .corrupt("extent node", where: "\(place()): \(count) of \(capacity) entries")
         }
         guard depth <= Self.maximumDepth, expected == nil || depth == expected else {
-            throw .corrupt("extent node", where: "\(place): depth \(depth)")
+            throw .corrupt("extent node", where: "\(place()): depth \(depth)")
         }
-        guard depth == 0 || count > 0 else { throw .corrupt("extent node", where: "\(place): empty inner node") }
+        guard depth == 0 || count > 0 else { throw .corrupt("extent node", where: "\(place()): empty inner node") }
         if depth == 0 {
             entries = .leaf(try Self.extents(bytes, count, blockCount, place))
         } else {
@@ -97,7 +97,7 @@ package struct ExtentNode: Sendable {
     }
 
     private static func extents(
-        _ bytes: RawSpan, _ count: Int, _ blockCount: UInt64, _ place: String
+        _ bytes: RawSpan, _ count: Int, _ blockCount: UInt64, _ place: () -> String
     ) throws(Ext4Error) -> [Extent] {
         var result: [Extent] = []
         result.reserveCapacity(count)
@@ -107,7 +107,7 @@ package struct ExtentNode: Sendable {
             guard extent.count > 0, UInt64(extent.first.rawValue) >= end, extent.end <= 1 << 32,
                 extent.start.rawValue > 0, extent.start.rawValue < blockCount,
                 UInt64(extent.count) <= blockCount - extent.start.rawValue
-            else { throw .corrupt("extent", where: "\(place): entry \(index)") }
+            else { throw .corrupt("extent", where: "\(place()): entry \(index)") }
             end = extent.end
             result.append(extent)
         }
@@ -115,7 +115,7 @@ package struct ExtentNode: Sendable {
     }
 
     private static func indexes(
-        _ bytes: RawSpan, _ count: Int, _ blockCount: UInt64, _ place: String
+        _ bytes: RawSpan, _ count: Int, _ blockCount: UInt64, _ place: () -> String
     ) throws(Ext4Error) -> [ExtentIndex] {
         var result: [ExtentIndex] = []
         result.reserveCapacity(count)
@@ -123,7 +123,7 @@ package struct ExtentNode: Sendable {
             let entry = self.index(bytes, at: index)
             guard result.last.map({ $0.first < entry.first }) ?? true,
                 entry.child.rawValue > 0, entry.child.rawValue < blockCount
-            else { throw .corrupt("extent index", where: "\(place): entry \(index)") }
+            else { throw .corrupt("extent index", where: "\(place()): entry \(index)") }
             result.append(entry)
         }
         return result

@@ -88,6 +88,8 @@ struct ExtentTree {
         .corrupt("extent tree", where: "inode \(inode.number.rawValue): \(what)")
     }
 
+    private func place(of node: FSBlock) -> String { "inode \(inode.number.rawValue), block \(node.rawValue)" }
+
     private func root() throws(Ext4Error) -> ExtentNode {
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
@@ -103,16 +105,15 @@ struct ExtentTree {
             throw damage("a node in the system block \(number.rawValue)")
         }
         let block = try volume.cache.block(number)
-        let place = "inode \(inode.number.rawValue), block \(number.rawValue)"
         if volume.hasChecksums {
             try block.verifyOnce { bytes throws(Ext4Error) in
                 guard ExtentNode.isChecksumRight(bytes, inode.checksum) else {
-                    throw .corrupt("extent node checksum", where: place)
+                    throw .corrupt("extent node checksum", where: place(of: number))
                 }
             }
         }
         let node = try block.withBytes { bytes throws(Ext4Error) in
-            try ExtentNode(decoding: bytes, depth: depth, blockCount: volume.superBlock.blockCount, where: place)
+            try ExtentNode(decoding: bytes, depth: depth, blockCount: volume.superBlock.blockCount, where: place(of: number))
         }
         return (block, node)
     }
