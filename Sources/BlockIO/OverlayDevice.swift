@@ -91,7 +91,8 @@ package final class OverlayDevice: BlockDevice {
         state.withLock { state in
             // A range may span terabytes: what costs time is the chunks that exist.
             let first = offset / UInt64(Self.chunkByteCount), last = (end - 1) / UInt64(Self.chunkByteCount)
-            let hit = last - first < UInt64(state.chunks.count)
+            let hit =
+                last - first < UInt64(state.chunks.count)
                 ? Array(first...last) : state.chunks.keys.filter { $0 >= first && $0 <= last }
             for index in hit {
                 guard var chunk = state.chunks.removeValue(forKey: index) else { continue }

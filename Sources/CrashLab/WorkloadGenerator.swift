@@ -22,22 +22,27 @@ package struct WorkloadProfile: Sendable {
 
     /// A little of everything.
     package static func mixed(_ operationCount: Int) -> Self {
-        Self(operationCount, [
-            (.create, 14), (.special, 1), (.directory, 6), (.symlink, 4), (.link, 5), (.unlink, 8),
-            (.removeDirectory, 3), (.rename, 7), (.replace, 5), (.exchange, 3), (.append, 16), (.overwrite, 12),
-            (.sparse, 5), (.truncate, 6),
-            (.mode, 2), (.attribute, 5), (.removeAttribute, 2), (.hold, 3), (.release, 3), (.forget, 6), (.sync, 6),
-            (.dataSync, 4), (.directorySync, 2), (.syncAll, 2), (.remount, 1),
-        ])
+        Self(
+            operationCount,
+            [
+                (.create, 14), (.special, 1), (.directory, 6), (.symlink, 4), (.link, 5), (.unlink, 8),
+                (.removeDirectory, 3), (.rename, 7), (.replace, 5), (.exchange, 3), (.append, 16), (.overwrite, 12),
+                (.sparse, 5), (.truncate, 6),
+                (.mode, 2), (.attribute, 5), (.removeAttribute, 2), (.hold, 3), (.release, 3), (.forget, 6), (.sync, 6),
+                (.dataSync, 4), (.directorySync, 2), (.syncAll, 2), (.remount, 1),
+            ])
     }
 
     /// Few large directories that grow into hashed trees and shrink again.
     package static func names(_ operationCount: Int) -> Self {
-        var profile = Self(operationCount, [
-            (.create, 50), (.directory, 2), (.symlink, 6), (.link, 10), (.unlink, 16), (.removeDirectory, 1),
-            (.rename, 16), (.replace, 6), (.exchange, 2), (.append, 2), (.forget, 4), (.sync, 2), (.directorySync, 2),
-            (.syncAll, 1), (.remount, 1),
-        ])
+        var profile = Self(
+            operationCount,
+            [
+                (.create, 50), (.directory, 2), (.symlink, 6), (.link, 10), (.unlink, 16), (.removeDirectory, 1),
+                (.rename, 16), (.replace, 6), (.exchange, 2), (.append, 2), (.forget, 4), (.sync, 2),
+                (.directorySync, 2),
+                (.syncAll, 1), (.remount, 1),
+            ])
         profile.nameCount = 400
         profile.nameByteCounts = 40...200
         return profile
@@ -45,10 +50,13 @@ package struct WorkloadProfile: Sendable {
 
     /// Data and syncs: what fsync and fdatasync promise.
     package static func data(_ operationCount: Int) -> Self {
-        var profile = Self(operationCount, [
-            (.create, 6), (.unlink, 3), (.replace, 3), (.append, 24), (.overwrite, 26), (.sparse, 8), (.truncate, 8),
-            (.hold, 2), (.release, 2), (.forget, 2), (.sync, 8), (.dataSync, 10), (.syncAll, 2),
-        ])
+        var profile = Self(
+            operationCount,
+            [
+                (.create, 6), (.unlink, 3), (.replace, 3), (.append, 24), (.overwrite, 26), (.sparse, 8),
+                (.truncate, 8),
+                (.hold, 2), (.release, 2), (.forget, 2), (.sync, 8), (.dataSync, 10), (.syncAll, 2),
+            ])
         profile.fileByteCount = 256 << 10
         profile.writeByteCount = 64 << 10
         profile.nameCount = 8
@@ -194,7 +202,8 @@ package struct WorkloadGenerator {
     private mutating func pickDirectory(_ tree: ModelTree) -> ModelNodeID? {
         // The root and the oldest directories get most of the names, so that something grows.
         let directories = tree.nodes.filter { $0.value.isDirectory }.keys.sorted()
-        return random.once(in: 2) ? directories.prefix(3).randomElement(using: &random)
+        return random.once(in: 2)
+            ? directories.prefix(3).randomElement(using: &random)
             : directories.randomElement(using: &random)
     }
 

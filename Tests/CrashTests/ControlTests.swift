@@ -28,14 +28,17 @@ import Testing
         var outcome = try Self.campaign.record()
         // The sync that made the most operations durable, and the commit block that it waited for: its last FUA write.
         let steps = outcome.history.steps
-        let step = try #require((1..<steps.count).filter { Self.isSync(steps[$0].operation) }.max {
-            steps[$0].floor - steps[$0 - 1].floor < steps[$1].floor - steps[$1 - 1].floor
-        })
-        let synced = try #require(outcome.events.firstIndex { if case .mark("end \(step)") = $0 { true } else { false } })
-        let commit = try #require(outcome.events[..<synced].lastIndex { event in
-            if case .submitted(_, .write(_, _, .throughToMedia)) = event { return true }
-            return false
-        })
+        let step = try #require(
+            (1..<steps.count).filter { Self.isSync(steps[$0].operation) }.max {
+                steps[$0].floor - steps[$0 - 1].floor < steps[$1].floor - steps[$1 - 1].floor
+            })
+        let synced = try #require(
+            outcome.events.firstIndex { if case .mark("end \(step)") = $0 { true } else { false } })
+        let commit = try #require(
+            outcome.events[..<synced].lastIndex { event in
+                if case .submitted(_, .write(_, _, .throughToMedia)) = event { return true }
+                return false
+            })
         guard case .submitted(let ticket, .write(let at, let bytes, let mode)) = outcome.events[commit] else { return }
         outcome.events[commit] = .submitted(
             ticket: ticket, .write(offset: at, bytes: [UInt8](repeating: 0, count: bytes.count), mode: mode))
@@ -97,8 +100,9 @@ import Testing
         let device = RecordingDevice(faulty, recorder: trace)
         let model = ModelTree(blockByteCount: volume.blockByteCount)
         let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options())
-        faulty.arm(.init(
-            fault.operation, ordinal: fault.ordinal, isPersistent: fault.isPersistent, tornByteCount: 512))
+        faulty.arm(
+            .init(
+                fault.operation, ordinal: fault.ordinal, isPersistent: fault.isPersistent, tornByteCount: 512))
         var generator = WorkloadGenerator(seed: 505, profile: .mixed(200))
         var failure: WorkloadFailure?
         while failure == nil, run.history.steps.count < 200 {

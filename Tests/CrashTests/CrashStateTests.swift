@@ -52,9 +52,10 @@ import Testing
             Self.does(trace, Self.write(0, 1), .flush, Self.write(1, 2), Self.write(2, 3))
         }
         let seen = try Self.states(events, Self.subsets)
-        #expect(seen == [
-            [0, 0, 0, 0], [1, 0, 0, 0], [1, 2, 0, 0], [1, 0, 3, 0], [1, 2, 3, 0],
-        ])
+        #expect(
+            seen == [
+                [0, 0, 0, 0], [1, 0, 0, 0], [1, 2, 0, 0], [1, 0, 3, 0], [1, 2, 3, 0],
+            ])
     }
 
     /// A FUA write is durable itself and says nothing about earlier writes, and it is never undone by an older version.

@@ -1,6 +1,7 @@
 import BlockIO
 import CrashLab
 import Ext4Format
+import FileSystem
 import Testing
 
 /// Logs that Linux wrote: they prove the reader against a writer that is not ours.
@@ -65,5 +66,43 @@ struct KernelWriteLogTests {
             #expect(check.status == 0, "entry \(entry.index): \(check.output)")
         }
         #expect(commits > 20)
+    }
+
+    /// P4 and P1: what Linux logged and acknowledged is there after our replay, and e2fsck has nothing to say about it.
+    @Test(arguments: fixtures) func whatLinuxSyncedIsThereAfterOurReplay(fixture: Fixture) throws {
+        let disk = OverlayDevice(over: MemoryDevice(byteCount: fixture.byteCount))
+        var reader = try WriteLogReader(on: try fixture.load())
+        var seen = 0
+        while let entry = try reader.next() {
+            try reader.apply(entry, onto: disk)
+            let words = entry.isMark ? entry.text.split(separator: ":").map(String.init) : []
+            guard words.count == 3, words[0] == "fsync" else { continue }
+            seen += 1
+            guard seen % 5 == 1 else { continue }
+            let state = disk.fork()
+            let system = try FileSystem.mount(on: state, options: TestVolume.options())
+            let content = try Self.read(words[1], system)
+            try system.unmount()
+            let file = TemporaryFile("content", contents: content)
+            let digest = Tools.run("md5sum", file.path).output.prefix(32)
+            #expect(digest == words[2], "\(entry.text)")
+            let image = TemporaryFile("image", contents: try contents(state))
+            let check = Tools.run("e2fsck", "-fn", image.path)
+            #expect(check.status == 0, "\(entry.text): \(check.output)")
+        }
+        #expect(seen > 10)
+    }
+
+    private static func read(_ path: String, _ system: FileSystem) throws -> [UInt8] {
+        var number = InodeNumber.root, size: UInt64 = 0
+        for name in path.split(separator: "/") {
+            let found = try #require(try system.lookup(try FileName(Array(name.utf8)), in: number), "\(path)")
+            number = found.inode
+            size = found.size
+        }
+        guard size > 0 else { return [] }
+        let buffer = AlignedBuffer(byteCount: Int(size))
+        let count = try buffer.withMutableBytes { try system.read(number, at: 0, into: &$0) }
+        return buffer.withBytes { $0.array(0..<count) }
     }
 }

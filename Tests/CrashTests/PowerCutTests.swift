@@ -39,7 +39,8 @@ import Testing
             let volume = TestVolume.all.randomElement(using: &random)!
             let count = Int.random(in: 50...400, using: &random)
             let profile = [WorkloadProfile.mixed(count), .names(count), .data(count)].randomElement(using: &random)!
-            print("soak: seed \(seed), \(volume.name), \(count) operations")
+            // Written at once: a campaign that never ends must say which it was.
+            FileHandle.standardError.write(Data("soak: seed \(seed), \(volume.name), \(count) operations\n".utf8))
             var campaign = CrashCampaign(seed: seed, volume: volume, profile: profile)
             campaign.prefixes = 60
             campaign.inFlight = 30
