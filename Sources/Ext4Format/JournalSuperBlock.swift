@@ -143,6 +143,8 @@ package struct JournalSuperBlock: Equatable, Sendable {
         guard version == 2 else { return }
         bytes[Layout.compatible] = compatible.rawValue
         bytes[Layout.incompatible] = incompatible.rawValue
+        // What version 1 had no place for, and what checksums start from.
+        bytes.copy(uuid, at: Layout.uuid.lowerBound)
         bytes[Layout.userCount] = userCount
         guard hasOwnChecksum else { return }
         bytes[Layout.checksumType] = Layout.crc32c

@@ -23,26 +23,28 @@ extension Journal {
         try flushOrAbort()
     }
 
-    /// Commits what is running and waits, also for its actions; then a device flush, so data written in place is
-    /// durable too.
+    /// Commits what is running and waits, also for its actions. Data written in place is durable too: by the flush of
+    /// that commit, which begins after this call, or by one of its own when there was nothing to commit.
     package func sync() throws(Ext4Error) {
-        try commitNow()
-        try flushOrAbort()
+        if try !commitAndSettle() { try flushOrAbort() }
     }
 
     /// Commits the running transaction, if it has changed anything, and waits until its actions have run.
-    package func commitNow() throws(Ext4Error) {
+    package func commitNow() throws(Ext4Error) { _ = try commitAndSettle() }
+
+    /// False when there was nothing to commit.
+    private func commitAndSettle() throws(Ext4Error) -> Bool {
         let transaction = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
             return state.running.transaction
         }
         try commit(transaction)
-        try commitGate.wait { isBusy throws(Ext4Error) in
+        return try commitGate.wait { isBusy throws(Ext4Error) in
             switch transaction.outcome {
-            case Transaction.Outcome.settled: ()
+            case Transaction.Outcome.settled: true
             case Transaction.Outcome.failed: throw .aborted
             // Still pending with nobody at work: it was empty.
-            case Transaction.Outcome.pending: isBusy ? nil : ()
+            case Transaction.Outcome.pending: isBusy ? nil : false
             default: nil
             }
         }

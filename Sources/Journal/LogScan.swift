@@ -13,7 +13,10 @@ struct LogScan {
     private let forbidden: LogArea?
     private var reader: LogReader
     private var plan: RecoveryPlan
+    private let detail: RecoveryPlan.Detail
     private var newest: [UInt64: RecoveryPlan.Copy] = [:]
+    /// The blocks of the current transaction.
+    private var blocks: [RecoveryPlan.LoggedBlock] = []
     private var position: UInt32
     private var expected: TransactionID
     /// Log blocks passed, so that a log that bites its tail ends.
@@ -25,7 +28,11 @@ struct LogScan {
     /// Set at the first damaged transaction that is otherwise complete: what follows is listed and not applied.
     private var damage: RecoveryPlan.Problem?
 
-    init(_ superBlock: JournalSuperBlock, _ geometry: LogGeometry, log: LogArea, target: ReplayTarget) {
+    init(
+        _ superBlock: JournalSuperBlock, _ geometry: LogGeometry, log: LogArea, target: ReplayTarget,
+        detail: RecoveryPlan.Detail
+    ) {
+        self.detail = detail
         format = JournalFormat(superBlock)
         self.geometry = geometry
         homeBlockCount = target.blockCount
@@ -131,7 +138,7 @@ struct LogScan {
         } else {
             verdict = format.hasBlockChecksums ? .good : .unchecked
         }
-        current?.blocks.append(
+        blocks.append(
             RecoveryPlan.LoggedBlock(
                 position: position, home: tag.home, isEscaped: tag.flags.contains(.escaped), checksum: tag.checksum,
                 verdict: verdict))
@@ -176,20 +183,31 @@ struct LogScan {
         return nil
     }
 
+    /// Ends the current transaction and hands it out, with its blocks listed if they are wanted.
+    private mutating func takeCurrent() -> RecoveryPlan.LoggedTransaction? {
+        defer {
+            current = nil
+            payload = .max
+        }
+        current?.blockCount = blocks.count
+        if detail == .everything { current?.blocks = blocks }
+        return current
+    }
+
     private mutating func finishTransaction() throws(Ext4Error) {
-        guard let transaction = current else { return }
-        current = nil
-        payload = .max
+        guard let transaction = takeCurrent() else { return }
         if damage == nil { damage = transaction.problem }
         guard damage == nil else {
             plan.unapplied.append(transaction)
+            blocks.removeAll(keepingCapacity: true)
             return
         }
-        for block in transaction.blocks {
+        for block in blocks {
             newest[block.home.rawValue] = RecoveryPlan.Copy(
                 home: block.home, position: block.position, isEscaped: block.isEscaped, checksum: block.checksum,
                 transaction: transaction.id)
         }
+        blocks.removeAll(keepingCapacity: true)
         // A revoke hides copies of its own transaction and of older ones, and those are all that is known by now.
         let format = format
         for position in transaction.revokeBlocks {
@@ -205,11 +223,10 @@ struct LogScan {
     // MARK: The end
 
     private mutating func conclude(at stop: RecoveryPlan.Problem) throws(Ext4Error) {
-        let hadBegun = current != nil
-        if var last = current {
+        let last = takeCurrent()
+        if var last {
             last.problem = last.problem ?? stop
             plan.unapplied.append(last)
-            current = nil
         }
         let later = try newestCommitAhead(of: stop.position)
         if let damage {
@@ -220,7 +237,7 @@ struct LogScan {
             plan.end = .damaged(stop, laterCommit: later)
             plan.nextSequence = later.next.next
         } else {
-            plan.end = hadBegun ? .torn(stop) : .clean
+            plan.end = last != nil ? .torn(stop) : .clean
             // One further than the first missing transaction: parts of that one may lie in the log.
             plan.nextSequence = plan.endID.next
         }
@@ -265,11 +282,13 @@ package struct ReplayTarget: Sendable {
 extension RecoveryPlan {
     /// Scans the log. Nothing is written. A super block that cannot be trusted is `.corrupt`, a read error `.io`; what
     /// is wrong inside the log is part of the plan.
-    package static func scan(_ log: LogArea, for target: ReplayTarget) throws(Ext4Error) -> Self {
+    package static func scan(
+        _ log: LogArea, for target: ReplayTarget, detail: Detail = .copies
+    ) throws(Ext4Error) -> Self {
         let superBlock = try log.readSuperBlock()
         let geometry = try LogGeometry(
             superBlock, blockByteCount: log.blockByteCount, blockCount: log.blockCount)
-        var scan = LogScan(superBlock, geometry, log: log, target: target)
+        var scan = LogScan(superBlock, geometry, log: log, target: target, detail: detail)
         return try scan.run()
     }
 

@@ -2,8 +2,16 @@ package import Ext4Format
 
 /// What a log holds and what replay would write: pure data, made by one scan that writes nothing.
 ///
-/// Memory is bounded by the number of log blocks: revoke records stay in the log, only their blocks are noted.
+/// Memory is bounded by the number of log blocks: revoke records stay in the log, only their blocks are noted. Single
+/// copies are listed on demand.
 package struct RecoveryPlan: Sendable {
+    package enum Detail: Sendable {
+        /// What replay needs.
+        case copies
+        /// Also every logged block, superseded ones included, with a verdict.
+        case everything
+    }
+
     /// One logged copy of a block.
     package struct LoggedBlock: Equatable, Sendable {
         /// Where the copy lies, a log block.
@@ -35,6 +43,8 @@ package struct RecoveryPlan: Sendable {
         /// The log block of its commit block; nil when there is none, or none that is valid.
         package internal(set) var commit: UInt32?
         package internal(set) var time: CommitTime?
+        package internal(set) var blockCount = 0
+        /// Only in a plan that was scanned for everything.
         package internal(set) var blocks: [LoggedBlock] = []
         /// Log blocks with revoke records, and how many records those hold.
         package internal(set) var revokeBlocks: [UInt32] = []

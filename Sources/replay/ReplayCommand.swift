@@ -84,7 +84,7 @@ struct Show: ParsableCommand {
         let report = Report(json: options.json)
         guard let journal = image.volume.journal else { return report.noJournal(options.image) }
         report.journal(image, journal)
-        let plan = try image.volume.plan(journal)
+        let plan = try image.volume.plan(journal, detail: blocks ? .everything : .copies)
         let owners = blocks ? BlockOwners(image) : nil
         for (transactions, isApplied) in [(plan.transactions, true), (plan.unapplied, false)] {
             for transaction in transactions {

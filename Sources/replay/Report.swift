@@ -54,12 +54,12 @@ struct Report {
         line.add("log_block", transaction.start)
         line.add("commit_block", transaction.commit)
         line.add("time", transaction.time.map(Self.time))
-        line.add("blocks", transaction.blocks.count)
+        line.add("blocks", transaction.blockCount)
         line.add("revokes", transaction.revokeCount)
         line.add("applied", isApplied)
         add(transaction.problem, to: &line)
         var text = "transaction \(transaction.id.rawValue) at log block \(transaction.start): "
-        text += "\(transaction.blocks.count) blocks, \(transaction.revokeCount) revokes"
+        text += "\(transaction.blockCount) blocks, \(transaction.revokeCount) revokes"
         text += transaction.time.map { ", committed \(Self.time($0))" } ?? ", no commit"
         text += transaction.problem.map { ", BAD: \(Self.text($0))" } ?? (isApplied ? "" : ", behind damage")
         say(text, line)

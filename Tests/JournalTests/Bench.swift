@@ -100,7 +100,8 @@ struct Bench {
     static func scan(_ shape: Shape, _ device: any BlockDevice) throws(Ext4Error) -> RecoveryPlan {
         let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
         return try RecoveryPlan.scan(
-            log, for: ReplayTarget(blockCount: UInt64(shape.homeBlocks), sharesDeviceWithLog: true))
+            log, for: ReplayTarget(blockCount: UInt64(shape.homeBlocks), sharesDeviceWithLog: true),
+            detail: .everything)
     }
 
     /// What a mount does with a dirty disk: scan, replay, flush, mark empty.

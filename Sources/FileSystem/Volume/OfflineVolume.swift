@@ -26,9 +26,11 @@ package struct OfflineVolume {
     package var needsRecovery: Bool { superBlock.features.incompatible.contains(.needsRecovery) }
 
     /// What the log holds and what replay would do. Writes nothing.
-    package func plan(_ journal: JournalLocation) throws(Ext4Error) -> RecoveryPlan {
+    package func plan(
+        _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies
+    ) throws(Ext4Error) -> RecoveryPlan {
         let target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
-        return try RecoveryPlan.scan(journal.log, for: target)
+        return try RecoveryPlan.scan(journal.log, for: target, detail: detail)
     }
 
     /// Replays, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does. Orphans are left to
