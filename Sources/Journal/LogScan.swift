@@ -243,28 +243,41 @@ struct LogScan {
         }
     }
 
-    /// The newest valid commit from the expected sequence on in the blocks ahead. One bad block can hide at most the
-    /// rest of its own transaction, and no transaction takes half the log, so half the log is far enough.
+    /// The newest valid commit from the expected sequence on in the blocks ahead.
+    ///
+    /// A transaction has a descriptor at least every `tagsPerDescriptor` blocks. So where for several times that many,
+    /// and for some MiB, no header of a transaction from the expected one on is seen, none was ever written, unless the
+    /// damage is that wide. No transaction takes half the log, so half the log is far enough in any case.
     private mutating func newestCommitAhead(of stop: UInt32) throws(Ext4Error) -> TransactionID? {
         let format = format, expected = expected, lastTime = lastTime
         let span = geometry.count
+        let patience = max(3 * (format.tagsPerDescriptor + 1), Self.patienceByteCount / format.blockByteCount)
         var found: TransactionID?
         var at = stop
+        var quiet = 0
         // The block at the stop itself counts when it is of a later transaction.
-        for _ in 0..<span / 2 + 2 {
-            let id: TransactionID? = try reader.withBlock(at, limit: geometry.end) { block throws(Ext4Error) in
-                guard let header = JournalHeader(decoding: block), header.type == .commit else { return nil }
+        for _ in 0..<span / 2 + 2 where quiet <= patience {
+            let header: JournalHeader? = try reader.withBlock(at, limit: geometry.end) { block throws(Ext4Error) in
+                guard let header = JournalHeader(decoding: block) else { return nil }
                 let distance = header.transaction.rawValue &- expected.rawValue
-                guard distance < span, format.isCommitValid(block) else { return nil }
-                // Without checksums an old leftover could pass by chance: its time gives it away.
-                if let lastTime, !format.hasBlockChecksums, format.commitTime(block) < lastTime { return nil }
-                return header.transaction
+                guard distance < span else { return nil }
+                if header.type == .commit {
+                    guard format.isCommitValid(block) else { return nil }
+                    // Without checksums an old leftover could pass by chance: its time gives it away.
+                    if let lastTime, !format.hasBlockChecksums, format.commitTime(block) < lastTime { return nil }
+                }
+                return header
             }
-            if let id, found.map({ id.isNewer(than: $0) }) ?? true { found = id }
+            quiet = header == nil ? quiet + 1 : 0
+            if let header, header.type == .commit, found.map({ header.transaction.isNewer(than: $0) }) ?? true {
+                found = header.transaction
+            }
             at = geometry.advance(at, by: 1)
         }
         return found
     }
+
+    private static let patienceByteCount = 8 << 20
 }
 
 /// What a log is replayed into.

@@ -18,7 +18,8 @@ struct OpenImage {
         defer { unsafe free(resolved) }
         let path = unsafe String(cString: resolved)
         claim = try ImageClaim(path, readOnly: !forWriting, lockFile: nil)
-        device = try FileDevice(path: path, readOnly: !forWriting, start: options.offset)
+        // Through the page cache: the log is read once to verify it and once to apply it.
+        device = try FileDevice(path: path, readOnly: !forWriting, direct: false, start: options.offset)
         volume = try OfflineVolume(on: device)
     }
 
