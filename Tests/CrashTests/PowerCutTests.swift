@@ -28,6 +28,21 @@ import Testing
         try CrashCampaign(seed: 404, volume: .small, profile: .mixed(160)).run(manual: false)
     }
 
+    /// P4: Linux replays our log to the tree that we replay it to.
+    @Test(.enabled(if: Need.loopMounts, "needs root and loop devices"), arguments: [TestVolume.small, .noChecksums])
+    func linuxReplaysOurLogToTheSameTree(volume: TestVolume) throws {
+        let campaign = CrashCampaign(seed: 606, volume: volume, profile: .mixed(120))
+        let outcome = try campaign.record()
+        let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
+        let checker = StateChecker(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        var random = SeededRandom(seed: 606)
+        let points = states.points(seed: 606, prefixes: 30, inFlight: 0, subsets: 0)
+        try states.forEach(random.sample(points, count: 6)) { point, disk in
+            let problems = try checker.kernelReplay(disk)
+            if !problems.isEmpty { Issue.record("\(volume.name), \(point): \(problems.joined(separator: "\n"))") }
+        }
+    }
+
     static let soakMinutes = ProcessInfo.processInfo.environment["JEXT4_SOAK_MINUTES"].flatMap(Double.init) ?? 0
 
     /// The same for as long as one likes, with seeds that nobody has seen yet.

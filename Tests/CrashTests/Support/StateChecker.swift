@@ -2,6 +2,7 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import FileSystem
+import Glibc
 
 /// Judges crash states: recovers each in several ways, and says what is wrong.
 struct StateChecker {
@@ -63,6 +64,23 @@ struct StateChecker {
         guard check.status == 0 else { return ["e2fsck after its own replay: exit \(check.status)\n\(check.output)"] }
         let theirs = try Self.recover(MemoryDevice(image.contents))
         return theirs == tree ? [] : ["e2fsck's replay gives another tree\n\(replay.output)"]
+    }
+
+    /// P4: the kernel's ext4 mounts the state, and the same tree comes out. Needs root and loop devices.
+    func kernelReplay(_ disk: OverlayDevice) throws -> [String] {
+        let tree = try Self.recover(disk.fork())
+        image.write(try contents(disk))
+        let folder = TemporaryFile.newPath("mount")
+        guard mkdir(folder, 0o700) == 0 else { return ["mkdir \(folder): errno \(errno)"] }
+        defer { rmdir(folder) }
+        let mount = Tools.run("mount", "-t", "ext4", "-o", "loop", image.path, folder)
+        guard mount.status == 0 else { return ["the kernel does not mount it: \(mount.output)"] }
+        let unmount = Tools.run("umount", folder)
+        guard unmount.status == 0 else { return ["umount: \(unmount.output)"] }
+        let check = Tools.run("e2fsck", "-fn", image.path)
+        guard check.status == 0 else { return ["e2fsck after the kernel's replay: \(check.output)"] }
+        let theirs = try Self.recover(MemoryDevice(image.contents))
+        return theirs == tree ? [] : ["the kernel's replay gives another tree"]
     }
 
     /// Recovery repeats itself, and a power cut during recovery changes nothing.
