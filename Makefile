@@ -66,8 +66,9 @@ mount-test: build tools
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" $(addprefix --only ,$(ONLY))
 
 MINUTES ?= 10
-soak: build tools ## the long forms of the mount tests: 4 stress-ng workers for MINUTES=10, a million files
+soak: build tools ## the long forms: MINUTES=10 of new crash states, MINUTES=10 of stress-ng, a million files
 	@scripts/setup.sh test
+	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test --disable-xctest $(SWIFT_FLAGS) --filter PowerCutTests/soak
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" --length soak --minutes "$(MINUTES)" $(addprefix --only ,$(ONLY))
 
 bench: build tools ## jext4 beside the kernel, fuse2fs and an empty FUSE server, in one run, as ratios
