@@ -26,14 +26,11 @@ else
     "$jext4" mount ${options:+-o "$options"} "$image" "$dir"
 fi
 
-cat <<TEXT
+hint() { printf '  %-42s  %s\n' "$@"; }
 
-$image is mounted at $dir. Try:
-
-  cp -r Sources $dir/ && ls -l $dir    it is a file system like any other
-  $jext4 status $dir                   what the journal and the caches are doing
-  make umount DIR=$dir                 returns when all of it is on the image
-  e2fsck -fn $image                    after that: nothing to say
-
-Your own image or disk: make mount IMAGE=/path/to/image DIR=/path/to/dir OPTIONS=ro
-TEXT
+printf '\n%s is mounted at %s. Try:\n\n' "$image" "$dir"
+hint "cp -r Sources $dir/ && ls -l $dir/Sources" 'it is a file system like any other'
+hint "$jext4 status $dir" 'what is mounted, and how full it is'
+hint "make umount DIR=$dir" 'returns when everything is on the image'
+hint "e2fsck -fn $image" 'after that: nothing to say'
+printf '\nYour own image or disk: make mount IMAGE=/path/to/image DIR=/path/to/dir OPTIONS=ro\n'

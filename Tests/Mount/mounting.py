@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import time
 
 import treedigest
-from harness import JEXT4, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, main, make_image, \
-    missing_root, missing_server, mounted, run, take_down, wait_until
+from harness import JEXT4, NOBODY, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, main, \
+    make_image, missing_root, missing_server, missing_tool, mounted, run, take_down, wait_until
 
 
 def needs():
@@ -255,6 +256,43 @@ def block_device(scratch):
         expect_clean(loop)
     finally:
         subprocess.run(["losetup", "-d", loop], check=False)
+
+
+@check("a user without root mounts, syncs and unmounts through fusermount3",
+       need=lambda: needs() or missing_tool("fusermount3", "unshare", "setpriv")())
+def without_root(scratch):
+    image = make_image(os.path.join(scratch, "image"), "64M", "-E", f"root_owner={NOBODY}:{NOBODY}")
+    directory, program = os.path.join(scratch, "mine"), os.path.join(scratch, "jext4")
+    os.makedirs(directory, exist_ok=True)
+    shutil.copy(JEXT4, program)
+    os.chmod(program, 0o755)
+    for path in (image, directory):
+        os.chown(path, NOBODY, NOBODY)
+    # In a mount namespace of its own everybody may open /dev/fuse, as on most machines.
+    device = os.path.join(scratch, "fuse")
+    if not os.path.exists(device):
+        os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+    os.chmod(device, 0o666)
+    script = f"""set -e
+        mount --bind '{device}' /dev/fuse
+        cat > '{scratch}/steps' <<'STEPS'
+            set -e
+            '{program}' mount '{image}' '{directory}'
+            mkdir '{directory}/dir'; echo text > '{directory}/dir/file'
+            '{program}' sync '{directory}'
+            cp '{image}' '{directory}.cut'
+            '{program}' umount '{directory}'
+            cp '{image}' '{directory}.now'
+STEPS
+        chmod 777 '{scratch}'
+        exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups sh '{scratch}/steps'"""
+    run("unshare", "-m", "sh", "-c", script, timeout=60)
+    assert not needs_recovery(directory + ".now"), "jext4 umount returned too early"
+    run("e2fsck", "-fy", "-E", "journal_only", directory + ".cut", status=None)
+    for copy in (directory + ".now", directory + ".cut"):
+        expect_clean(copy)
+        with kernel_mount(copy, directory):
+            assert os.listdir(f"{directory}/dir") == ["file"], copy
 
 
 if __name__ == "__main__":
