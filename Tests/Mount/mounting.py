@@ -129,11 +129,12 @@ def names(directory):
 EXPECTED = (sorted(["dir", "file", "lost+found", "seven"]), sorted(str(number) for number in range(100) if number != 7))
 
 
-@check("after a power cut jext4, the kernel and e2fsck recover the same tree, with all that was synced", need=needs)
+@check("after a power cut jext4, jext4-replay, the kernel and e2fsck recover the same tree, with all that was synced",
+       need=needs)
 def two_way(scratch):
     image, directory = cut(scratch)
     trees = []
-    for by in ["kernel", "e2fsck", "jext4"]:
+    for by in ["kernel", "e2fsck", "jext4", "jext4-replay"]:
         copy = f"{image}.{by}"
         shutil.copy(image, copy)
         if by == "kernel":
@@ -141,6 +142,8 @@ def two_way(scratch):
                 pass
         elif by == "e2fsck":
             run("e2fsck", "-fy", "-E", "journal_only", copy, status=None)
+        elif by == "jext4-replay":
+            run(os.path.join(os.path.dirname(JEXT4), "jext4-replay"), "apply", copy, status=1)
         else:
             with mounted(copy, directory):
                 assert names(directory) == EXPECTED, names(directory)
