@@ -187,7 +187,8 @@ extension Journal {
     private func publish(_ transaction: Transaction, _ body: CommitWriter.Body, start: UInt32) {
         let length = body.logBlockCount + 1
         let isHalfFull = state.withLock { state in
-            precondition(Int(length) <= state.committing?.space ?? 0, "a transaction took more of the log than promised")
+            precondition(
+                Int(length) <= state.committing?.space ?? 0, "a transaction took more of the log than promised")
             state.committing = nil
             state.committed.append(JournalState.Committed(transaction: transaction, start: start))
             state.head = geometry.advance(start, by: length)

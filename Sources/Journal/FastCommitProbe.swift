@@ -2,8 +2,8 @@ internal import Ext4Format
 
 /// Whether the fast-commit area holds commits that follow the last full one.
 ///
-/// The area is a list of little-endian (tag, length) records (`struct ext4_fc_tl`). It counts when it begins with a head
-/// for the transaction that would come next, and a tail with the right CRC-32C of all before it follows.
+/// The area is a list of little-endian (tag, length) records (`struct ext4_fc_tl`). It counts when it begins with a
+/// head for the transaction that would come next, and a tail with the right CRC-32C of all before it follows.
 enum FastCommitProbe {
     private enum Tag {
         static var tail: UInt16 { 8 }

@@ -9,7 +9,7 @@ package struct ReplayCounters: Equatable, Sendable {
     package var reads = 0
 }
 
-// Replay is idempotent: until `markEmpty` the log stays as it is, so a crash in the middle is followed by the same replay.
+// Replay is idempotent: until `markEmpty` the log stays as it is, so a crash in the middle is followed by the same one.
 
 extension RecoveryPlan {
     /// The most log data held at once.

@@ -54,7 +54,8 @@ struct BlockOwners {
         if let name = bitmaps[number] { return name }
         guard let table = table(at: number) else { return nil }
         let perBlock = layout.blockByteCount / max(layout.superBlock.inodeByteCount, 1)
-        let first = UInt64(table.group) * UInt64(layout.superBlock.inodesPerGroup)
+        let first =
+            UInt64(table.group) * UInt64(layout.superBlock.inodesPerGroup)
             + (number - table.start) * UInt64(perBlock) + 1
         return "inodes \(first)...\(first + UInt64(max(perBlock, 1)) - 1)"
     }

@@ -24,7 +24,9 @@ struct JSONLine {
 
     init(type: String) { add("type", type) }
 
-    mutating func add(_ key: String, _ value: String?) { fields.append("\"\(key)\":\(value.map(Self.quote) ?? "null")") }
+    mutating func add(_ key: String, _ value: String?) {
+        fields.append("\"\(key)\":\(value.map(Self.quote) ?? "null")")
+    }
     mutating func add(_ key: String, _ value: (some BinaryInteger)?) {
         fields.append("\"\(key)\":\(value.map { "\($0)" } ?? "null")")
     }

@@ -7,7 +7,8 @@ struct ReplayCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "jext4-replay",
         abstract: "Show, plan and apply what the journal of an unmounted ext4 image holds.",
-        discussion: "Exits as fsck does: 0 nothing to do, 1 replayed, 4 damage, 8 failed, 16 usage. See jext4-replay(1).",
+        discussion:
+            "Exits as fsck does: 0 nothing to do, 1 replayed, 4 damage, 8 failed, 16 usage. See jext4-replay(1).",
         version: Product.version, subcommands: [Show.self, Plan.self, Apply.self])
 
     /// Parses and runs; answers the exit status. ArgumentParser's own status for a bad command line is not fsck's.
@@ -90,7 +91,9 @@ struct Show: ParsableCommand {
             for transaction in transactions {
                 report.transaction(transaction, isApplied: isApplied)
                 guard let owners else { continue }
-                for block in transaction.blocks { report.block(block, of: transaction, owner: owners.name(of: block.home)) }
+                for block in transaction.blocks {
+                    report.block(block, of: transaction, owner: owners.name(of: block.home))
+                }
                 try plan.forEachRevoke(of: transaction, in: journal.log) { report.revoke($0, of: transaction) }
             }
         }
@@ -138,7 +141,8 @@ struct Apply: ParsableCommand {
         let plan = try image.volume.plan(journal)
         if plan.hasFastCommits {
             report.end(of: plan)
-            throw Ext4Error.unsupported(features: ["fast_commit"], hint: "the log ends with fast commits; mount the image")
+            throw Ext4Error.unsupported(
+                features: ["fast_commit"], hint: "the log ends with fast commits; mount the image")
         }
         if plan.isDamaged && !upToDamage {
             report.end(of: plan)

@@ -41,7 +41,8 @@ struct Report {
         line.add("needs_recovery", image.volume.needsRecovery)
         var text = "journal of \(block.blockCount) blocks of \(block.blockByteCount) bytes, checksums \(kind)"
         text += block.incompatible.names.isEmpty ? "" : ", " + block.incompatible.names.joined(separator: " ")
-        text += block.start == 0
+        text +=
+            block.start == 0
             ? "\nempty, next transaction \(block.sequence.rawValue)"
             : "\nbegins at log block \(block.start) with transaction \(block.sequence.rawValue)"
         if block.errorNumber != 0 { text += "\naborted earlier: errno \(block.errorNumber)" }
@@ -74,7 +75,9 @@ struct Report {
         line.add("escaped", block.isEscaped)
         line.add("verdict", verdict)
         line.add("owner", owner)
-        say("  block \(block.home.rawValue) at log block \(block.position): \(verdict)\(owner.map { ", \($0)" } ?? "")", line)
+        say(
+            "  block \(block.home.rawValue) at log block \(block.position): \(verdict)\(owner.map { ", \($0)" } ?? "")",
+            line)
     }
 
     func revoke(_ block: FSBlock, of transaction: RecoveryPlan.LoggedTransaction) {
@@ -90,9 +93,11 @@ struct Report {
         var problem: RecoveryPlan.Problem?
         var later: TransactionID?
         switch plan.end {
-        case .empty: text = "the log is empty"
+        case .empty:
+            text = "the log is empty"
             line.add("reason", "empty")
-        case .clean: text = "the log ends at log block \(plan.endPosition), before transaction \(plan.endID.rawValue)"
+        case .clean:
+            text = "the log ends at log block \(plan.endPosition), before transaction \(plan.endID.rawValue)"
             line.add("reason", "clean")
         case .torn(let found):
             problem = found
@@ -134,7 +139,9 @@ struct Report {
         line.add("blocks", plan.copies.count)
         line.add("changes", changes)
         line.add("revoked", plan.revokedCopyCount)
-        say("\(plan.transactions.count) transactions write \(plan.copies.count) blocks, \(changes) of them change", line)
+        say(
+            "\(plan.transactions.count) transactions write \(plan.copies.count) blocks, \(changes) of them change", line
+        )
     }
 
     func result(of plan: RecoveryPlan, _ counters: ReplayCounters) {
@@ -143,7 +150,9 @@ struct Report {
         line.add("blocks", counters.blocks)
         line.add("writes", counters.writes)
         line.add("reads", counters.reads)
-        say("replayed \(plan.transactions.count) transactions: \(counters.blocks) blocks in \(counters.writes) writes", line)
+        say(
+            "replayed \(plan.transactions.count) transactions: \(counters.blocks) blocks in \(counters.writes) writes",
+            line)
     }
 
     // MARK: Words
@@ -186,7 +195,8 @@ struct Report {
         guard var seconds = time_t(exactly: time.seconds), unsafe gmtime_r(&seconds, &parts) != nil else {
             return "@\(time.seconds)"
         }
-        let date = unsafe "\(padded(parts.tm_year + 1900, 4))-\(padded(parts.tm_mon + 1, 2))-\(padded(parts.tm_mday, 2))"
+        let date =
+            unsafe "\(padded(parts.tm_year + 1900, 4))-\(padded(parts.tm_mon + 1, 2))-\(padded(parts.tm_mday, 2))"
         let clock = unsafe "\(padded(parts.tm_hour, 2)):\(padded(parts.tm_min, 2)):\(padded(parts.tm_sec, 2))"
         return "\(date)T\(clock).\(padded(time.nanoseconds, 9))Z"
     }

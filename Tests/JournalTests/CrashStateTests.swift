@@ -36,7 +36,8 @@ private func live(_ bench: Bench, seed: UInt64, steps: Int) throws(Ext4Error) ->
         let number = UInt64.random(in: 0..<24, using: &random)
         let byte = UInt8.random(in: 1...255, using: &random)
         switch (Int.random(in: 0..<10, using: &random), life.current[number]) {
-        case (0..<5, .metadata): try bench.fill(number, byte)
+        case (0..<5, .metadata):
+            try bench.fill(number, byte)
             life.current[number] = .metadata(byte)
         case (0..<5, nil), (0..<5, .undefined), (0..<5, .data):
             guard !life.pendingFrees.contains(number) else { continue }

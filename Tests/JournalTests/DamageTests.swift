@@ -27,7 +27,8 @@ private struct DamagedLog {
     }
 
     /// The log with one of its blocks changed, recovered.
-    func recovered(_ position: UInt32, _ change: (inout [UInt8]) -> Void) throws -> (plan: RecoveryPlan, disk: [UInt8]) {
+    func recovered(_ position: UInt32, _ change: (inout [UInt8]) -> Void) throws -> (plan: RecoveryPlan, disk: [UInt8])
+    {
         let device = MemoryDevice(bytes)
         let log = try LogArea(device: device, blockByteCount: 1024, runs: shape.runs)
         let buffer = AlignedBuffer(byteCount: 1024)

@@ -50,7 +50,8 @@ enum E2fsprogs {
         while waitpid(child, &status, 0) < 0 && errno == EINTR {}
         // A process that a signal killed must not look like success.
         let code = status & 0x7F != 0 ? 256 : (status >> 8) & 0xFF
-        return Result(status: code, output: String(decoding: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self))
+        return Result(
+            status: code, output: String(decoding: try Data(contentsOf: URL(fileURLWithPath: path)), as: UTF8.self))
     }
 }
 

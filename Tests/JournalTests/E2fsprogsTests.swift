@@ -106,7 +106,8 @@ private func write(_ image: ImageFile, _ homes: [UInt64], _ size: Int, _ argumen
 }
 
 /// A log that debugfs wrote, with revokes, escapes and an uncommitted end, replays as e2fsck replays it.
-@Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need), arguments: ["-c -v 3", "-c -v 2", "-c", ""], ["1024", "4096"])
+@Test(
+    .enabled(if: E2fsprogs.isPresent, E2fsprogs.need), arguments: ["-c -v 3", "-c -v 2", "-c", ""], ["1024", "4096"])
 func weReplayWhatDebugfsWrites(_ open: String, _ blockSize: String) throws {
     // P4 in the other direction: an independent writer's view of every tag layout.
     let size = Int(blockSize) ?? 0
@@ -145,7 +146,8 @@ func weReplayWhatDebugfsWrites(_ open: String, _ blockSize: String) throws {
 func theFixturesOfE2fsprogs() throws {
     // Found by others the hard way; e2fsck drops good transactions for these, we must not.
     func check(
-        _ name: String, applied: [UInt32], _ kind: RecoveryPlan.Problem.Kind?, at position: UInt32 = 0, later: UInt32? = nil
+        _ name: String, applied: [UInt32], _ kind: RecoveryPlan.Problem.Kind?, at position: UInt32 = 0,
+        later: UInt32? = nil
     ) throws {
         let image = try ImageFile.fixture("e2fsprogs-journal/" + name)
         let device = try FileDevice(path: image.path, readOnly: true)
@@ -218,7 +220,9 @@ func fastCommitsAreNoticed(_ name: String) throws {
         device: device, log: log, cache: cache, superBlock: log.readSuperBlock(), options: options,
         clock: { CommitTime(seconds: 1_700_000_000, nanoseconds: 0) })
     let block = try cache.block(FSBlock(target.blockCount - 1))
-    try journal.withHandle(credits: 1) { handle throws(Ext4Error) in try handle.modify(block) { $0.fill(0..<8, with: 1) } }
+    try journal.withHandle(credits: 1) { handle throws(Ext4Error) in
+        try handle.modify(block) { $0.fill(0..<8, with: 1) }
+    }
     try journal.commitNow()
     let later = try RecoveryPlan.scan(log, for: target)
     #expect(later.transactions.count == 1 && !later.hasFastCommits)

@@ -41,7 +41,12 @@ func threadsShareTheJournal(_ logBlocks: UInt32) throws {
     }
     #expect(failures.withLock { $0 } == [])
     try bench.journal.sync()
-    for disk in [try bench.recovered(shape).disk, try { try bench.journal.close(); return try bench.bytes }()] {
+    for disk in [
+        try bench.recovered(shape).disk,
+        try {
+            try bench.journal.close(); return try bench.bytes
+        }(),
+    ] {
         for index in 0..<6 {
             #expect(disk[8 * index] == 200)
             for slot in 0..<20 {

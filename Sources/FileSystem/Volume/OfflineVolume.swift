@@ -18,7 +18,9 @@ package struct OfflineVolume {
         file = try SuperBlockFile(device: device)
         superBlock = try file.decoded()
         let unnamed = Features.names(superBlock.features.incompatible).filter { $0.hasPrefix("FEATURE_") }
-        guard unnamed.isEmpty else { throw .unsupported(features: unnamed, hint: "the volume was made by a newer system") }
+        guard unnamed.isEmpty else {
+            throw .unsupported(features: unnamed, hint: "the volume was made by a newer system")
+        }
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         journal = hasJournal ? try JournalLocation(on: device, superBlock) : nil
     }
