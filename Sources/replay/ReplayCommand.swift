@@ -142,7 +142,7 @@ struct Apply: ParsableCommand {
         if plan.hasFastCommits {
             report.end(of: plan)
             throw Ext4Error.unsupported(
-                features: ["fast_commit"], hint: "the log ends with fast commits; mount the image")
+                features: ["fast_commit"], hint: "the log ends with fast commits, which only Linux replays so far")
         }
         if plan.isDamaged && !upToDamage {
             report.end(of: plan)
