@@ -42,6 +42,15 @@ extension BlockAllocator {
         }
     }
 
+    /// Throws what `free` would: so that damage is found before an operation changes anything.
+    package func checkFreeable(_ run: BlockRun) throws(Ext4Error) {
+        guard run.count > 0 else { return }
+        guard !isSystemBlock(run) else {
+            throw .corrupt("block number to be freed", where: "\(run.count) blocks at block \(run.start.rawValue)")
+        }
+        for part in Self.parts(of: run, layout) { try check(part, areUsed: true) }
+    }
+
     /// The transaction that freed the blocks is durable: they can be given out.
     private func release(_ part: Part) {
         groups.withLoadedGroup(part.group) { state in
@@ -128,9 +137,7 @@ extension BlockAllocator {
                 bitmap: isUninitialized(descriptor) ? nil : try bitmap(of: group, descriptor))
         } catch {
             if !state.isOutOfUse {
-                state.isOutOfUse = true
-                groups.withOrders { $0.setOrder(nil, of: group.rawValue) }
-                counts.withLock { $0.lost += UInt64(state.index.freeCount) }
+                takeOutOfUse(group, state)
                 groups.note(error)
             }
             throw error

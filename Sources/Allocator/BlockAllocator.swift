@@ -219,9 +219,19 @@ package final class BlockAllocator: Sendable {
 
     /// Blocks become free in the in-core view. Those of a group out of use are lost like the others of it.
     func giveBack(_ part: Part, _ state: BlockGroup) {
+        // Two groups of a damaged image may share a bitmap block: what one of them freed may be free in the other's view.
+        guard !state.index.isAnyFree(in: part.bits) else { return takeOutOfUse(part.group, state) }
         state.index.give(part.bits)
         if state.isOutOfUse { counts.withLock { $0.lost += UInt64(part.bits.count) } }
         relist(part.group, state)
+    }
+
+    /// Nothing of the group is given out any more. Its lock is held.
+    func takeOutOfUse(_ group: GroupNumber, _ state: BlockGroup) {
+        guard !state.isOutOfUse else { return }
+        state.isOutOfUse = true
+        groups.withOrders { $0.setOrder(nil, of: group.rawValue) }
+        counts.withLock { $0.lost += UInt64(state.index.freeCount) }
     }
 
     /// Lists the group anew when its largest free run has changed its order.

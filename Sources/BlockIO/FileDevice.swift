@@ -5,10 +5,10 @@ internal import Synchronization
 
 /// An image file or a block device, by pread and pwrite.
 ///
-/// Large transfers are direct where the file system below allows it: no copy, and no second copy kept in the page cache.
-/// Small ones go through the page cache, which answers at once and writes them in good order later; a flush waits for
-/// them. The kernel keeps the two coherent. Small reads ask for no readahead, since what is worth reading ahead is
-/// known above.
+/// Writes go through the page cache, which answers at once and writes them in good order; the writing of large ones is
+/// started at once as well, so that the device works while the next one is copied. A flush waits for all. Large reads
+/// are direct where the file system below allows it: no copy, and no second copy kept. The kernel keeps the two
+/// coherent. Small reads ask for no readahead, since what is worth reading ahead is known above.
 package final class FileDevice: BlockDevice {
     package let byteCount: UInt64
     package let sectorByteCount: Int
@@ -16,9 +16,8 @@ package final class FileDevice: BlockDevice {
     private let buffered: CInt
     /// -1 where direct I/O is not to be had.
     private let direct: CInt
-    /// Transfers of this many bytes and more are direct. Measured on a virtual disk: below, the wait for the device costs
-    /// more than the copy.
-    private static let directByteCount = 64 << 10
+    /// What is large. Measured on a virtual disk: below, the wait for the device costs more than the copy.
+    private static let largeByteCount = 64 << 10
     /// The byte of the file where the volume starts (-o offset=).
     private let start: UInt64
 
@@ -52,11 +51,12 @@ package final class FileDevice: BlockDevice {
         if direct >= 0 { close(direct) }
     }
 
-    /// Whether large transfers bypass the page cache.
+    /// Whether large reads bypass the page cache.
     package var isDirect: Bool { direct >= 0 }
 
-    private func descriptor(for count: Int) -> CInt {
-        direct >= 0 && count >= Self.directByteCount ? direct : buffered
+    private func startWriting(_ count: Int, at offset: UInt64) {
+        // A hint: the flush waits for whatever has not been started.
+        if count >= Self.largeByteCount { _ = jext4_start_writing(buffered, off_t(start + offset), off_t(count)) }
     }
 
     private static func geometry(of fd: CInt, path: String) throws(Ext4Error) -> (byteCount: UInt64, sector: Int) {
@@ -79,7 +79,7 @@ package final class FileDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
-            let descriptor = descriptor(for: memory.count)
+            let descriptor = direct >= 0 && memory.count >= Self.largeByteCount ? direct : buffered
             guard unsafe needsBounce(memory.baseAddress, descriptor) else {
                 return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
             }
@@ -93,14 +93,9 @@ package final class FileDevice: BlockDevice {
         try checkRange("write", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeBytes { source throws(Ext4Error) in
             let memory = unsafe UnsafeMutableRawBufferPointer(mutating: source)
-            let descriptor = descriptor(for: memory.count)
-            guard unsafe needsBounce(memory.baseAddress, descriptor) else {
-                return try unsafe transfer("write", memory, at: offset) { unsafe put(descriptor, $0, $1, $2, mode) }
-            }
-            let bounce = AlignedBuffer(byteCount: memory.count)
-            unsafe bounce.memory.copyMemory(from: source)
-            try unsafe transfer("write", bounce.memory, at: offset) { unsafe put(descriptor, $0, $1, $2, mode) }
+            try unsafe transfer("write", memory, at: offset) { unsafe put($0, $1, $2, mode) }
         }
+        startWriting(bytes.byteCount, at: offset)
     }
 
     package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
@@ -114,7 +109,7 @@ package final class FileDevice: BlockDevice {
             let count = part.reduce(0) { $0 + $1.byteCount }
             let vectors = unsafe part.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
             let done = unsafe jext4_pwritev(
-                descriptor(for: count), vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
+                buffered, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
             if done != count {
                 // A short or interrupted gather is rare: finish it buffer by buffer, where retries are handled.
                 for (index, buffer) in part.enumerated() {
@@ -124,6 +119,7 @@ package final class FileDevice: BlockDevice {
             }
             position += UInt64(count)
         }
+        startWriting(total, at: offset)
     }
 
     package func flush() throws(Ext4Error) {
@@ -140,12 +136,10 @@ package final class FileDevice: BlockDevice {
         return UInt(bitPattern: base) % 512 != 0
     }
 
-    private func put(
-        _ descriptor: CInt, _ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode
-    ) -> Int {
-        guard mode == .throughToMedia else { return unsafe pwrite(descriptor, memory, count, offset) }
+    private func put(_ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode) -> Int {
+        guard mode == .throughToMedia else { return unsafe pwrite(buffered, memory, count, offset) }
         var vector = unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: memory), iov_len: count)
-        return unsafe jext4_pwritev(descriptor, &vector, 1, offset, true)
+        return unsafe jext4_pwritev(buffered, &vector, 1, offset, true)
     }
 
     /// Repeats `call` over what is left until all is done; EINTR and short transfers are no errors.

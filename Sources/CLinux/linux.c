@@ -18,6 +18,10 @@ int jext4_punch(int fd, off_t offset, off_t count) {
     return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, count);
 }
 
+int jext4_start_writing(int fd, off_t offset, off_t count) {
+    return sync_file_range(fd, offset, count, SYNC_FILE_RANGE_WRITE);
+}
+
 void jext4_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
 
 int jext4_set_io_flusher(void) { return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }

@@ -33,7 +33,9 @@ package final class FileSystem: Sendable {
 
     /// The inode that a directory entry names. Free inodes and ones that belong to the system are damage.
     func child(_ entry: Directory.Entry) throws(Ext4Error) -> Inode {
-        guard entry.inode == .root || entry.inode.rawValue >= volume.superBlock.firstInode else {
+        guard entry.inode == .root || entry.inode.rawValue >= volume.superBlock.firstInode,
+            entry.inode.rawValue != volume.superBlock.orphanFileInode
+        else {
             throw .corrupt("directory entry", where: "names inode \(entry.inode.rawValue)")
         }
         let inode = try inodes.inode(entry.inode, volume)
@@ -45,7 +47,7 @@ package final class FileSystem: Sendable {
     }
 
     func requireWritable() throws(Ext4Error) {
-        guard volume.journal != nil else { throw .posix(Errno.readOnly) }
+        guard !isReadOnly else { throw .posix(Errno.readOnly) }
     }
 
     // MARK: Looking up
@@ -65,8 +67,7 @@ package final class FileSystem: Sendable {
     /// Gives references back; an inode without a name and without references is deleted.
     package func forget(_ number: InodeNumber, count: UInt64) {
         guard inodes.release(number, count: count) else { return }
-        // What fails here is finished by the next recovery: the inode is an orphan.
-        try? delete(number)
+        deleteOrLeave(number)
     }
 
     package func attributes(of number: InodeNumber) throws(Ext4Error) -> Attributes {
@@ -109,7 +110,7 @@ package final class FileSystem: Sendable {
                 return false
             }
         }
-        try touchAccessTime(directory)
+        touchAccessTime(directory)
     }
 
     // MARK: Data
@@ -121,7 +122,7 @@ package final class FileSystem: Sendable {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         let count = try FileData(volume, inode).read(at: offset, into: &bytes)
-        try touchAccessTime(inode)
+        touchAccessTime(inode)
         return count
     }
 
@@ -130,6 +131,7 @@ package final class FileSystem: Sendable {
         try requireWritable()
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+        try inode.checkChangeable(adding: offset >= inode.size)
         return try FileData(volume, inode).write(at: offset, bytes, privileged: true)
     }
 
@@ -141,8 +143,8 @@ package final class FileSystem: Sendable {
     }
 
     /// relatime: the access time moves when it is not newer than the last change, or is a day old.
-    private func touchAccessTime(_ inode: Inode) throws(Ext4Error) {
-        guard let journal = volume.journal, !journal.isAborted else { return }
+    private func touchAccessTime(_ inode: Inode) {
+        guard !isReadOnly, !inode.isDeleted else { return }
         let now = volume.now()
         let isDue = inode.field { record in
             !record.flags.contains(.noAccessTime)
@@ -150,7 +152,8 @@ package final class FileSystem: Sendable {
                     || now.seconds - record.access.seconds >= 86400)
         }
         guard isDue else { return }
-        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+        // What was read was read: a journal that fails now is heard of by whoever changes something.
+        try? volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try inode.update(in: handle, volume, isData: false) { record throws(Ext4Error) in record.access = now }
         }
     }

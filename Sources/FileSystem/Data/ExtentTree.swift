@@ -125,6 +125,9 @@ struct ExtentTree {
             let step = steps[steps.count - 1]
             let limit = step.index + 1 < indexes.count ? UInt64(indexes[step.index + 1].first.rawValue) : step.limit
             let (childBlock, node) = try child(indexes[step.index].child, depth: step.node.depth - 1)
+            guard let keys = node.entries.keys, keys.lowerBound >= UInt64(indexes[step.index].first.rawValue),
+                keys.upperBound <= limit
+            else { throw damage("node \(childBlock.number.rawValue) is outside of its parent's range") }
             steps.append(Self.step(childBlock, node, block, limit: limit))
         }
         return steps
@@ -353,6 +356,18 @@ extension ExtentNode.Entries {
         switch self {
         case .leaf(let extents): extents[0].first
         case .inner(let indexes): indexes[0].first
+        }
+    }
+
+    /// The file blocks from the first key on to the end of the last entry, as far as the node itself tells. Nil: empty.
+    var keys: Range<UInt64>? {
+        switch self {
+        case .leaf(let extents):
+            guard let first = extents.first, let last = extents.last else { return nil }
+            return UInt64(first.first.rawValue)..<last.end
+        case .inner(let indexes):
+            guard let first = indexes.first, let last = indexes.last else { return nil }
+            return UInt64(first.first.rawValue)..<UInt64(last.first.rawValue) + 1
         }
     }
 

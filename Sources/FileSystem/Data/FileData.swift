@@ -134,14 +134,23 @@ struct FileData {
 
     // MARK: Holes
 
+    private static let seekWindow: UInt64 = 1 << 16
+
     /// The next byte from `offset` that is data (or a hole). ENXIO at and past the end of the file.
     func seek(from offset: UInt64, forData: Bool) throws(Ext4Error) -> UInt64 {
         let size = inode.size
         guard offset < size else { throw .posix(Errno.noSuchDeviceOrAddress) }
-        for mapping in try core.begin(reading: offset / unit..<(size + unit - 1) / unit) {
-            var isData = false
-            if case .mapped = mapping.target { isData = true }
-            if isData == forData { return max(offset, mapping.range.lowerBound * unit) }
+        var next = offset / unit
+        let end = (size + unit - 1) / unit
+        // Piece by piece: a file may have more of them than fit into memory.
+        while next < end {
+            let window = next..<min(next + Self.seekWindow, end)
+            for mapping in try core.begin(reading: window) {
+                var isData = false
+                if case .mapped = mapping.target { isData = true }
+                if isData == forData { return max(offset, mapping.range.lowerBound * unit) }
+            }
+            next = window.upperBound
         }
         if forData { throw .posix(Errno.noSuchDeviceOrAddress) }
         return size

@@ -71,14 +71,15 @@ struct MappingCore {
     /// For writes: holes of `range` get staged blocks, and with `outOfPlace` mapped blocks get new ones too. ENOSPC is
     /// decided here. The caller holds the range lock exclusively and keeps it until ioend.
     func begin(writing range: Range<UInt64>, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> StagedWrite {
-        guard volume.journal != nil else { throw .posix(Errno.readOnly) }
+        guard let journal = volume.journal, !journal.isAborted else { throw .posix(Errno.readOnly) }
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let old = try begin(reading: range)
         let needed = old.filter { $0.target.needsStaging(outOfPlace) }.reduce(0) { $0 + UInt64($1.range.count) }
         let tree = ExtentTree(volume: volume, inode: inode)
         let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in try tree.depth }
         let isOverwrite = needed == 0 && !old.contains { if case .unwritten = $0.target { true } else { false } }
-        let nodes = isOverwrite ? 0 : ExtentTree.nodesNeeded(depth: depth) + needed / Self.extentsPerNewLeaf
+        let nodes = isOverwrite
+            ? 0 : ExtentTree.nodesNeeded(depth: depth) + (needed + UInt64(old.count)) / Self.extentsPerNewLeaf
         let space = try volume.blocks.reserve(needed + nodes, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, depth: depth)
         var goal = try goal(before: range.lowerBound, old)
@@ -101,7 +102,8 @@ struct MappingCore {
         return write
     }
 
-    /// A split leaf has room for this many extents at the least (1 KiB blocks).
+    /// A split leaf has room for this many extents at the least (1 KiB blocks). A write over many full leaves may split
+    /// each of them, but then it also meets the extents in them: so old pieces count like new blocks.
     private static let extentsPerNewLeaf: UInt64 = 40
 
     /// Behind the extent before the write; else the group of the inode.

@@ -18,7 +18,8 @@ struct Truncation {
         let old = inode.size
         let lease = inode.ranges.acquire(min(old, size) / unit * unit..<UInt64.max, exclusive: true)
         defer { lease.release() }
-        guard size < old else { return try grow(to: size) }
+        // Asked again under the range lock: a write in flight may have moved the end.
+        guard size < inode.size else { return try grow(to: size) }
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let tail = try stageTail(size, privileged)
         let first = (size + unit - 1) / unit
@@ -117,6 +118,7 @@ struct Truncation {
             while next < 1 << 32, count <= limit {
                 let piece = try tree.find(FileBlock(UInt32(next)))
                 if case .extent(let extent) = piece {
+                    try checkFreeable(extent.part(next..<extent.end))
                     let blocks = extent.end - next
                     count += Int((blocks + stepLimit - 1) / stepLimit)
                 }
@@ -133,15 +135,28 @@ struct Truncation {
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
             let tree = ExtentTree(volume: volume, inode: inode)
             let space = try volume.blocks.reserve(0, privileged: true)
-            for _ in 0..<count {
+            for step in 0..<count {
                 guard let last = try tree.last(), last.end > first else { return true }
                 let low = max(UInt64(last.first.rawValue), first, last.end > stepLimit ? last.end - stepLimit : 0)
-                for run in try tree.replace(low..<last.end, with: [], from: space, in: handle) {
-                    try release(run, in: handle)
+                do throws(Ext4Error) {
+                    try checkFreeable(last.part(low..<last.end))
+                } catch {
+                    // Found out in the first step, damage has changed nothing yet; later, the next handle will.
+                    if step > 0 { return false }
+                    throw error
                 }
+                let removed = try tree.replace(low..<last.end, with: [], from: space, in: handle)
+                guard !removed.isEmpty else {
+                    throw .corrupt("extent tree", where: "inode \(inode.number.rawValue): the last extent is not found")
+                }
+                for run in removed { try release(run, in: handle) }
             }
             return try tree.last().map { $0.end <= first } ?? true
         }
+    }
+
+    private func checkFreeable(_ run: Extent) throws(Ext4Error) {
+        try volume.blocks.checkFreeable(BlockRun(start: run.start, count: run.count))
     }
 
     private func release(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {

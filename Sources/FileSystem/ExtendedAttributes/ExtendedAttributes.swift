@@ -88,7 +88,9 @@ struct ExtendedAttributes {
     private func block() throws(Ext4Error) -> CachedBlock? {
         let number = FSBlock(inode.field { $0.attributeBlock })
         guard number.rawValue != 0 else { return nil }
-        guard volume.layout.place(of: number) != nil else {
+        guard volume.layout.place(of: number) != nil,
+            !volume.blocks.isSystemBlock(BlockRun(start: number, count: 1))
+        else {
             throw .corrupt("inode", where: "inode \(inode.number.rawValue): attribute block \(number.rawValue)")
         }
         return try volume.cache.block(number)

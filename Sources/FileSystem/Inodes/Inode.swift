@@ -41,6 +41,10 @@ final class Inode: Sendable {
             guard !volume.hasChecksums || checksum.isRight(slot) else {
                 throw .corrupt("inode checksum", where: "inode \(number.rawValue)")
             }
+            // All arithmetic on sizes counts on this.
+            guard record.size <= FileData.maximumSize(volume) else {
+                throw .corrupt("inode", where: "inode \(number.rawValue): size \(record.size)")
+            }
             return (record, checksum)
         }
         self.number = number
@@ -174,6 +178,25 @@ final class Inode: Sendable {
     var isDirectory: Bool { type == .directory }
     var size: UInt64 { field { $0.size } }
     var hasExtents: Bool { field { $0.flags.contains(.extents) } }
+
+    /// Mapped by indirect blocks: freeing those is not written yet. Images with extents have such inodes by upgrade from
+    /// ext3 only.
+    var holdsMappedBlocks: Bool {
+        let (record, type) = (record, type)
+        guard !record.flags.contains(.extents) else { return false }
+        switch type {
+        case .directory: return true
+        case .symlink: return !record.isFastSymlink
+        case .regular: return record.blockCount > 0
+        default: return false
+        }
+    }
+
+    /// EPERM for what chattr(1) has made immutable, or append-only unless the change only adds.
+    func checkChangeable(adding: Bool = false) throws(Ext4Error) {
+        let flags = field { $0.flags }
+        if flags.contains(.immutable) || flags.contains(.appendOnly) && !adding { throw .posix(Errno.notPermitted) }
+    }
 
     func requireDirectory() throws(Ext4Error) {
         guard isDirectory else { throw .posix(Errno.notDirectory) }

@@ -35,6 +35,8 @@ final class OrphanTable: Sendable {
     /// Marks the inode. The caller has decided so under the inode lock; an inode is added once.
     func add(_ inode: Inode, _ volume: Volume, in handle: borrowing Handle) throws(Ext4Error) {
         try state.withLock { state throws(Ext4Error) in
+            // A truncate that could not finish has left it here: once is enough.
+            if state.slots[inode.number] != nil || state.list.contains(inode.number) { return }
             if let slot = state.freeSlots.popLast() {
                 try setSlot(slot, to: inode.number.rawValue, &state, volume, in: handle)
                 state.slots[inode.number] = slot
@@ -151,7 +153,10 @@ final class OrphanTable: Sendable {
     }
 
     /// mke2fs makes 512 at the most.
-    private static let maximumBlocks: UInt64 = 65536
+    private static let maximumBlocks: UInt64 = 512
+
+    /// Whether the orphan file still names an inode.
+    var hasSlotsInUse: Bool { state.withLock { !$0.slots.isEmpty } }
 
     private func check(_ bytes: RawSpan, _ place: SlotBlock, _ volume: Volume) throws(Ext4Error) {
         let tail = slotsPerBlock * 4

@@ -8,6 +8,7 @@ extension FileSystem {
         let inode = try inode(number)
         return try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
+            try inode.checkChangeable()
             if let size = changes.size {
                 guard inode.type == .regular else {
                     throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)

@@ -45,6 +45,15 @@ extension FileSystem {
         case device(major: UInt32, minor: UInt32)
         case directory
         case symlink([UInt8])
+
+        /// Blocks that the inode takes at once.
+        var blockCount: UInt64 {
+            switch self {
+            case .directory: 1
+            case .symlink(let target): target.count < InodeRecord.areaByteCount ? 0 : 1
+            case .empty, .nothing, .device: 0
+            }
+        }
     }
 
     private func create(
@@ -56,6 +65,7 @@ extension FileSystem {
         return try directory.lock.withWriteLock { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+            try directory.checkChangeable(adding: true)
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planInsert(name)
             let inherited = try inheritance(from: directory, mode: mode, caller)
@@ -63,8 +73,9 @@ extension FileSystem {
             if isDirectory { try checkLinkLimit(of: directory) }
             let record = newRecord(inherited.mode, in: directory, caller, content)
             let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
-            let growth = try volume.spaceForAppend(to: directory, blocks: Directory.insertBlocks)
-            let space = try volume.blocks.reserve(growth.blocks + 3, privileged: caller.uid == 0)
+            let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
+            let own = content.blockCount + attributes.blockCount
+            let space = try volume.blocks.reserve(growth.blocks + own, privileged: caller.uid == 0)
             // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; attributes; both ends.
             let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in

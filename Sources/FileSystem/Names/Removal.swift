@@ -21,6 +21,7 @@ extension FileSystem {
         var gone: InodeNumber?
         try directory.lock.withWriteLock { () throws(Ext4Error) in
             try directory.requireDirectory()
+            try directory.checkChangeable()
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planRemove(name)
             let target = try child(plan.entry)
@@ -41,7 +42,7 @@ extension FileSystem {
                 }
             }
         }
-        if let gone { try delete(gone) }
+        if let gone { deleteOrLeave(gone) }
     }
 
     /// The entry's block, both inodes, the orphan's mark.
@@ -49,14 +50,13 @@ extension FileSystem {
 
     /// Throws what unlink or rmdir must answer. The caller holds the target's lock.
     func checkRemovable(_ target: Inode, directory wantsDirectory: Bool) throws(Ext4Error) {
-        guard target.isDirectory else {
-            if wantsDirectory { throw .posix(Errno.notDirectory) }
-            let isMapped = target.type == .regular && !target.hasExtents && target.field { $0.blockCount } > 0
-            // Freeing a block map is not written yet; an image with extents has such files only by upgrade from ext3.
-            if isMapped && target.field({ $0.linkCount }) == 1 { throw .posix(Errno.notSupported) }
-            return
-        }
-        guard wantsDirectory else { throw .posix(Errno.isDirectory) }
+        let links = target.field { $0.linkCount }
+        guard !target.isDeleted, links > 0 else { throw .posix(Errno.noEntry) }
+        guard target.isDirectory || !wantsDirectory else { throw .posix(Errno.notDirectory) }
+        guard wantsDirectory || !target.isDirectory else { throw .posix(Errno.isDirectory) }
+        try target.checkChangeable()
+        if target.holdsMappedBlocks && (links == 1 || target.isDirectory) { throw .posix(Errno.notSupported) }
+        guard target.isDirectory else { return }
         guard try Directory(volume: volume, inode: target).isEmpty() else { throw .posix(Errno.notEmpty) }
     }
 
@@ -74,6 +74,11 @@ extension FileSystem {
 
     // MARK: The end of an inode
 
+    /// Deletes an inode whose name is gone already. What fails stays an orphan, for unmount and the next mount to finish.
+    func deleteOrLeave(_ number: InodeNumber) {
+        do throws(Ext4Error) { try delete(number) } catch {}
+    }
+
     /// Frees everything of an inode without names and references, and its number.
     func delete(_ number: InodeNumber) throws(Ext4Error) {
         let inode = try inodes.inode(number, volume)
@@ -82,6 +87,10 @@ extension FileSystem {
             guard !inode.isDeleted, inode.field({ $0.linkCount }) == 0 else { return }
             let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
             defer { lease.release() }
+            guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }
+            guard try volume.inodes.isAllocated(number) else {
+                throw .corrupt("inode bitmap", where: "inode \(number.rawValue) is in use and marked free")
+            }
             try ExtendedAttributes(volume: volume, inode: inode).verifyBlock()
             let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
             guard inode.hasExtents else {

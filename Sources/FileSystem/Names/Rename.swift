@@ -14,12 +14,14 @@ extension FileSystem {
         return try directory.lock.withWriteLock { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+            try directory.checkChangeable(adding: true)
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planInsert(name)
-            let (space, credits) = try spaceForInsert(into: directory)
+            let (space, credits) = try spaceForInsert(plan, into: directory)
             return try target.lock.withWriteLock { () throws(Ext4Error) in
                 let links = target.field { $0.linkCount }
                 guard links > 0 else { throw .posix(Errno.noEntry) }
+                try target.checkChangeable()
                 guard links < Self.maximumLinks else { throw .posix(Errno.tooManyLinks) }
                 try volume.withHandle(credits: credits + 1) { handle throws(Ext4Error) in
                     try view.insert(plan, inode: number, type: target.type?.entryCode ?? 0, from: space, in: handle)
@@ -36,8 +38,10 @@ extension FileSystem {
         }
     }
 
-    private func spaceForInsert(into directory: Inode) throws(Ext4Error) -> (BlockReservation, credits: Int) {
-        let growth = try volume.spaceForAppend(to: directory, blocks: Directory.insertBlocks)
+    private func spaceForInsert(
+        _ plan: InsertPlan, into directory: Inode
+    ) throws(Ext4Error) -> (BlockReservation, credits: Int) {
+        let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
         let space = try volume.blocks.reserve(growth.blocks, privileged: true)
         return (space, growth.credits + Directory.insertCredits + 2)
     }
@@ -64,78 +68,90 @@ extension FileSystem {
         }
         guard !name.isDotOrDotDot, !newName.isDotOrDotDot else { throw .posix(Errno.invalid) }
         var gone: InodeNumber?
-        try withDirectories(parent, newParent) { from, to throws(Ext4Error) in
-            gone = try rename(name, from, newName, to, flags)
+        try withDirectories(parent, newParent) { from, to, ancestors throws(Ext4Error) in
+            gone = try rename(name, from, newName, to, ancestors, flags)
         }
-        if let gone { try delete(gone) }
+        if let gone { deleteOrLeave(gone) }
     }
 
     /// Locks both directories. Across directories the tree stands still, and an ancestor is locked before what is below
     /// it, as unlink and rmdir do; directories apart from each other go by number.
     private func withDirectories(
-        _ parent: InodeNumber, _ newParent: InodeNumber, _ body: (Inode, Inode) throws(Ext4Error) -> Void
+        _ parent: InodeNumber, _ newParent: InodeNumber, _ body: (Inode, Inode, Ancestors) throws(Ext4Error) -> Void
     ) throws(Ext4Error) {
         let from = try inode(parent), to = try inode(newParent)
         guard from !== to else {
             return try from.lock.withWriteLock { () throws(Ext4Error) in
                 try from.requireDirectory()
-                try body(from, from)
+                try body(from, from, Ancestors())
             }
         }
         try renameLock.withWriteLock { () throws(Ext4Error) in
             try from.requireDirectory()
             try to.requireDirectory()
-            let isFirst: Bool
-            if try isAncestor(from, of: to) {
-                isFirst = true
-            } else if try isAncestor(to, of: from) {
-                isFirst = false
-            } else {
-                isFirst = from.number < to.number
-            }
+            let ancestors = Ancestors(ofOld: try ancestors(of: from), ofNew: try ancestors(of: to))
+            let isBelow = ancestors.ofOld.contains(to.number)
+            let isFirst = ancestors.ofNew.contains(from.number) || !isBelow && from.number < to.number
             let (first, second) = isFirst ? (from, to) : (to, from)
             try first.lock.withWriteLock { () throws(Ext4Error) in
-                try second.lock.withWriteLock { () throws(Ext4Error) in try body(from, to) }
+                try second.lock.withWriteLock { () throws(Ext4Error) in try body(from, to, ancestors) }
             }
         }
     }
 
-    /// Whether `upper` lies on the way from `lower` to the root, or is `lower`. The rename lock is held. The walk is
-    /// bounded: on a damaged image the parents may run in a circle.
-    private func isAncestor(_ upper: Inode, of lower: Inode) throws(Ext4Error) -> Bool {
-        var current = lower
-        var seen: Set<InodeNumber> = []
-        while true {
-            if current === upper { return true }
-            if current.number == .root { return false }
-            guard seen.insert(current.number).inserted else {
-                throw .corrupt("directory", where: "inode \(current.number.rawValue) is its own ancestor")
+    /// The directories above the two of a rename, and themselves. Empty where both are one.
+    private struct Ancestors {
+        var ofOld: Set<InodeNumber> = []
+        var ofNew: Set<InodeNumber> = []
+    }
+
+    /// The way to the root, `directory` included. The rename lock is held, so it stays right; no inode lock is, since
+    /// each directory on the way is locked for the look at its "..". Bounded: on a damaged image it may run in a circle.
+    private func ancestors(of directory: Inode) throws(Ext4Error) -> Set<InodeNumber> {
+        var current = directory
+        var seen: Set<InodeNumber> = [current.number]
+        while current.number != .root {
+            let parent = try current.lock.withReadLock { () throws(Ext4Error) in
+                try Directory(volume: volume, inode: current).parent()
             }
-            let parent = try Directory(volume: volume, inode: current).parent()
+            guard seen.insert(parent).inserted else {
+                throw .corrupt("directory", where: "inode \(parent.rawValue) is its own ancestor")
+            }
             current = try inode(parent)
             try current.requireDirectory()
         }
+        return seen
     }
 
     /// Both directories are locked. Answers an inode to delete.
     private func rename(
-        _ name: FileName, _ from: Inode, _ newName: FileName, _ to: Inode, _ flags: RenameFlags
+        _ name: FileName, _ from: Inode, _ newName: FileName, _ to: Inode, _ ancestors: Ancestors, _ flags: RenameFlags
     ) throws(Ext4Error) -> InodeNumber? {
         guard from.field({ $0.linkCount }) > 0, to.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
         let fromView = Directory(volume: volume, inode: from), toView = Directory(volume: volume, inode: to)
         let source = try fromView.planRemove(name)
         let moved = try child(source.entry)
-        if moved.isDirectory, from !== to, try isAncestor(moved, of: to) { throw .posix(Errno.invalid) }
+        try from.checkChangeable()
+        try moved.checkChangeable()
+        if ancestors.ofNew.contains(moved.number) { throw .posix(Errno.invalid) }
+        if moved === from || moved === to {
+            throw .corrupt("directory", where: "inode \(moved.number.rawValue) contains itself")
+        }
         let existing = try toView.lookup(newName)
         if flags.contains(.noReplace), existing != nil { throw .posix(Errno.exists) }
         guard let existing else {
             if flags.contains(.exchange) { throw .posix(Errno.noEntry) }
+            try to.checkChangeable(adding: true)
             return try moveToNewName(source, moved, from, newName, to)
         }
         let target = try child(existing)
         if target === moved { return nil }
-        if target.isDirectory, from !== to, try isAncestor(target, of: from) {
+        try to.checkChangeable()
+        if ancestors.ofOld.contains(target.number) {
             throw .posix(flags.contains(.exchange) ? Errno.invalid : Errno.notEmpty)
+        }
+        if target === from || target === to {
+            throw .corrupt("directory", where: "inode \(target.number.rawValue) contains itself")
         }
         let (first, second) = moved.number < target.number ? (moved, target) : (target, moved)
         return try first.lock.withWriteLock { () throws(Ext4Error) in
@@ -157,10 +173,10 @@ extension FileSystem {
         let changesParent = moved.isDirectory && from !== to
         if changesParent { try checkLinkLimit(of: to) }
         let plan = try view.planInsert(newName)
-        let (space, credits) = try spaceForInsert(into: to)
+        let (space, credits) = try spaceForInsert(plan, into: to)
         try moved.lock.withWriteLock { () throws(Ext4Error) in
             let type = moved.type?.entryCode ?? 0
-            if changesParent { _ = try Directory(volume: volume, inode: moved).parent() }
+            if changesParent { try checkParentEntry(of: moved) }
             try volume.withHandle(credits: credits + 8) { handle throws(Ext4Error) in
                 // The old name goes first: where both are in one directory, inserting may move it to another block.
                 try Directory(volume: volume, inode: from).remove(source, in: handle)
@@ -170,6 +186,13 @@ extension FileSystem {
             }
         }
         return nil
+    }
+
+    /// That ".." of a directory can be changed is found out before anything is.
+    private func checkParentEntry(of moved: Inode) throws(Ext4Error) {
+        let view = Directory(volume: volume, inode: moved)
+        try view.requireChangeable()
+        _ = try view.parent()
     }
 
     /// Times of all three, and where a directory moved, its ".." and both counts.
@@ -191,7 +214,7 @@ extension FileSystem {
         if moved.isDirectory && !target.isDirectory { throw .posix(Errno.notDirectory) }
         try checkRemovable(target, directory: moved.isDirectory)
         let changesParent = moved.isDirectory && from !== to
-        if changesParent { _ = try Directory(volume: volume, inode: moved).parent() }
+        if changesParent { try checkParentEntry(of: moved) }
         let type = moved.type?.entryCode ?? 0
         var isGone = false
         try volume.withHandle(credits: Self.removalCredits + 8) { handle throws(Ext4Error) in
@@ -210,7 +233,7 @@ extension FileSystem {
     private func exchange(_ a: End, _ b: End) throws(Ext4Error) {
         let crosses = a.directory !== b.directory
         for end in [a, b] where crosses && end.inode.isDirectory {
-            _ = try Directory(volume: volume, inode: end.inode).parent()
+            try checkParentEntry(of: end.inode)
         }
         let change = crosses ? (b.inode.isDirectory ? 1 : 0) - (a.inode.isDirectory ? 1 : 0) : 0
         try volume.withHandle(credits: 12) { handle throws(Ext4Error) in

@@ -29,11 +29,15 @@ package struct JournalLocation: Sendable {
             throw .corrupt("journal inode", where: "size \(inode.size)")
         }
         var runs: [(start: FSBlock, count: UInt32)] = []
-        for mapping in try MappingCore(volume: volume, inode: inode).begin(reading: 0..<blockCount) {
-            guard case .mapped(let start) = mapping.target else {
-                throw .corrupt("journal inode", where: "hole at block \(mapping.range.lowerBound)")
+        for window in stride(from: 0, to: blockCount, by: Int(Self.windowBlocks)) {
+            let range = window..<min(window + Self.windowBlocks, blockCount)
+            for mapping in try MappingCore(volume: volume, inode: inode).begin(reading: range) {
+                guard case .mapped(let start) = mapping.target else {
+                    throw .corrupt("journal inode", where: "hole at block \(mapping.range.lowerBound)")
+                }
+                runs.append((start, UInt32(mapping.range.count)))
             }
-            runs.append((start, UInt32(mapping.range.count)))
+            guard runs.count <= Self.maximumRuns else { throw .corrupt("journal inode", where: "too many extents") }
         }
         self.runs = runs.map { BlockRun(start: $0.start, count: $0.count) }
         log = try LogArea(device: device, blockByteCount: superBlock.blockByteCount, runs: runs)
@@ -42,6 +46,9 @@ package struct JournalLocation: Sendable {
         self.superBlock = try first.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
     }
 
+    /// So that an image does not decide how much memory its journal's map takes.
+    private static let windowBlocks: UInt64 = 1 << 16
+    private static let maximumRuns = 1 << 16
     /// `JBD2_MIN_JOURNAL_BLOCKS`.
     private static let minimumBlocks: UInt64 = 1024
 }

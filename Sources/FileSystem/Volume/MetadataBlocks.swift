@@ -55,6 +55,7 @@ extension Volume {
 
     /// What appending `count` blocks may take besides them for the extent tree, and may change.
     func spaceForAppend(to inode: Inode, blocks count: UInt64) throws(Ext4Error) -> (blocks: UInt64, credits: Int) {
+        if count == 0 { return (0, 0) }
         let depth =
             inode.hasExtents
             ? try inode.mapping.withReadLock { () throws(Ext4Error) in try ExtentTree(volume: self, inode: inode).depth

@@ -16,10 +16,9 @@ extension FileSystem {
         try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { superBlock = try file.decoded() }
-        var wasDirty = false
         var location: JournalLocation?
         if hasJournal && !options.noRecovery {
-            wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+            let wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
             if wasDirty || isTorn {
                 try file.reread()
                 superBlock = try file.decoded()
@@ -35,9 +34,16 @@ extension FileSystem {
         if !superBlock.features.incompatible.contains(.needsRecovery) {
             try file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
         }
-        let fileSystem = try FileSystem(checking: try Volume(writing: device, superBlock, location, options))
-        try fileSystem.start(recount: wasDirty || superBlock.lastOrphan != 0)
-        return fileSystem
+        let volume = try Volume(writing: device, superBlock, location, options)
+        do throws(Ext4Error) {
+            let fileSystem = try FileSystem(checking: volume)
+            try fileSystem.start()
+            return fileSystem
+        } catch {
+            // The threads of the journal must not outlive a mount that failed.
+            try? volume.journal?.close()
+            throw error
+        }
     }
 
     /// Replays the log if there is anything in it. True when there was, or when the volume says so.
@@ -62,11 +68,10 @@ extension FileSystem {
     }
 
     /// The first changes of a writable mount: exact counts, the orphans finished, the mount noted.
-    private func start(recount: Bool) throws(Ext4Error) {
-        if recount {
-            try volume.blocks.recount()
-            try volume.inodes.recount()
-        }
+    private func start() throws(Ext4Error) {
+        // Linux keeps the counts of the super block only roughly, and its log may hold any of them: the descriptors know.
+        try volume.blocks.recount()
+        try volume.inodes.recount()
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)
         let hasOrphanFile = volume.superBlock.orphanFileInode != 0
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
@@ -80,7 +85,10 @@ extension FileSystem {
             }
         }
         for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) {
-            try finishOrphan(number)
+            do throws(Ext4Error) { try finishOrphan(number) } catch {
+                // One that cannot be finished stays an orphan, and keeps nobody from the rest of the volume.
+                if isReadOnly { throw error }
+            }
         }
     }
 
@@ -91,6 +99,7 @@ extension FileSystem {
             _ = inodes.markUnlinked(number)
             return try delete(number)
         }
+        guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             let first = (inode.size + UInt64(volume.blockByteCount) - 1) / UInt64(volume.blockByteCount)
             let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
@@ -108,13 +117,14 @@ extension FileSystem {
             try? journal.close()
             throw .aborted
         }
-        for number in inodes.unlinked { try delete(number) }
+        for number in inodes.unlinked { deleteOrLeave(number) }
+        let hasOrphans = orphans.hasSlotsInUse
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try volume.modifySuperBlock(in: handle) { bytes in
                 bytes[SuperBlock.Layout.writeTime] = now
                 var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
-                words.remove(.orphanPresent)
+                if !hasOrphans { words.remove(.orphanPresent) }
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
             }
         }
