@@ -194,6 +194,18 @@ package struct InodeRecord: Sendable {
         checksum?.update(&bytes)
     }
 
+    /// Cuts times to what the slot can hold, so that memory never shows what a remount would not.
+    package mutating func roundTimes() {
+        func rounded(_ time: Timestamp, _ more: LE<UInt32>) -> Timestamp {
+            let isWide = more.offset + 4 <= 128 + Int(extraSize)
+            let (low, high) = Self.encoded(time, isWide: isWide)
+            return Self.time(Int32(bitPattern: low), isWide ? high : 0)
+        }
+        access = rounded(access, Layout.accessExtra)
+        change = rounded(change, Layout.changeExtra)
+        modification = rounded(modification, Layout.modificationExtra)
+    }
+
     /// The two low bits of the extra word extend the signed 32-bit seconds; the rest are nanoseconds.
     private static func time(_ seconds: Int32, _ extra: UInt32) -> Timestamp {
         Timestamp(seconds: Int64(seconds) + Int64(extra & 3) << 32, nanoseconds: min(extra >> 2, 999_999_999))

@@ -203,7 +203,7 @@ package struct SuperBlock: Equatable, Sendable {
         guard reservedBlockCount <= blockCount, freeBlockCount <= blockCount, freeInodeCount <= inodeCount else {
             throw Self.bad("free counts")
         }
-        guard firstInode >= 11, firstInode <= inodesPerGroup else { throw Self.bad("first inode \(firstInode)") }
+        guard firstInode >= 11, firstInode <= inodeCount else { throw Self.bad("first inode \(firstInode)") }
         guard logGroupsPerFlex <= 31, wantedExtraInodeSize <= inodeByteCount - 128 || inodeByteCount == 128 else {
             throw Self.bad("flex group or extra inode size")
         }

@@ -74,6 +74,23 @@ func serveFsync(
     }
 }
 
+@c(jext4_serve_fallocate)
+func serveFallocate(
+    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ mode: CInt, _ offset: off_t, _ length: off_t,
+    _ file: UnsafeMutablePointer<fuse_file_info>?
+) {
+    let request = unsafe Request(raw)
+    guard offset >= 0, length > 0 else { return request.fail(EINVAL) }
+    do throws(Ext4Error) {
+        try request.fileSystem.allocate(
+            NodeID.inode(node), at: UInt64(offset), count: UInt64(length),
+            mode: AllocationMode(rawValue: UInt32(bitPattern: mode)))
+        request.fail(0)
+    } catch {
+        request.fail(error)
+    }
+}
+
 @c(jext4_serve_lseek)
 func serveLseek(
     _ raw: fuse_req_t?, _ node: fuse_ino_t, _ offset: off_t, _ whence: CInt,

@@ -2,7 +2,7 @@ internal import CFuse3
 internal import CFuseShims
 internal import Glibc
 
-/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers: flush, fallocate,
+/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers: flush,
 /// copy_file_range, ioctl, bmap; and locks, which it then keeps itself.
 func operationTable() -> fuse_lowlevel_ops {
     var table = fuse_lowlevel_ops()
@@ -36,6 +36,7 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.removexattr = serveRemovexattr
     unsafe table.create = serveCreate
     unsafe table.lseek = serveLseek
+    unsafe table.fallocate = serveFallocate
     return table
 }
 

@@ -78,7 +78,8 @@ struct MappingCore {
         let tree = ExtentTree(volume: volume, inode: inode)
         let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in try tree.depth }
         let isOverwrite = needed == 0 && !old.contains { if case .unwritten = $0.target { true } else { false } }
-        let nodes = isOverwrite
+        let nodes =
+            isOverwrite
             ? 0 : ExtentTree.nodesNeeded(depth: depth) + (needed + UInt64(old.count)) / Self.extentsPerNewLeaf
         let space = try volume.blocks.reserve(needed + nodes, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, depth: depth)
@@ -91,7 +92,8 @@ struct MappingCore {
             }
             var next = mapping.range.lowerBound
             while next < mapping.range.upperBound {
-                let limit = UInt64(Extent.maximumWritten)
+                // Whatever the blocks become, written or unwritten, one extent holds a run.
+                let limit = UInt64(Extent.maximumUnwritten)
                 let count = UInt32(min(mapping.range.upperBound - next, limit))
                 let run = try volume.blocks.stage(upTo: count, goal: goal, from: space)
                 write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
@@ -118,8 +120,10 @@ struct MappingCore {
 
     /// Publishes what has been written: everything staged, up to `end` bytes of the file. One handle as long as the
     /// runs fit one; a write that the allocator had to scatter further is published front to back.
-    func ioend(_ write: StagedWrite, endOfData end: UInt64) throws(Ext4Error) {
-        let changes = write.mappings.filter { $0.target.isPublished }
+    ///
+    /// `asUnwritten`: nothing has been written, the staged blocks become unwritten extents (fallocate).
+    func ioend(_ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false) throws(Ext4Error) {
+        let changes = write.mappings.filter { asUnwritten ? $0.target.isStaged : $0.target.isPublished }
         let creditsEach = 4 + ExtentTree.creditsNeeded(depth: write.depth + 1)
         let most = max(1, min(16, (volume.journal?.maximumCredits ?? 0) / 2 / creditsEach))
         var rest = changes[...]
@@ -130,7 +134,7 @@ struct MappingCore {
             let now = volume.now()
             try volume.withHandle(credits: 1 + part.count * creditsEach) { handle throws(Ext4Error) in
                 try inode.mapping.withWriteLock { () throws(Ext4Error) in
-                    for mapping in part { try publish(mapping, write, in: handle) }
+                    for mapping in part { try publish(mapping, write, asUnwritten: asUnwritten, in: handle) }
                 }
                 let grows = published > inode.size
                 try inode.update(in: handle, volume, isData: grows || !part.isEmpty) { record throws(Ext4Error) in
@@ -143,7 +147,9 @@ struct MappingCore {
     }
 
     /// One mapping of a write, under the mapping lock for writing.
-    func publish(_ mapping: Mapping, _ write: StagedWrite, in handle: borrowing Handle) throws(Ext4Error) {
+    func publish(
+        _ mapping: Mapping, _ write: StagedWrite, asUnwritten: Bool = false, in handle: borrowing Handle
+    ) throws(Ext4Error) {
         let count = UInt32(mapping.range.count)
         guard let start = mapping.target.start else { preconditionFailure("a hole is not published") }
         let isNew = mapping.target == .staged(start)
@@ -152,7 +158,8 @@ struct MappingCore {
             // At once: when what follows fails, the blocks are no longer staged and must not be given back.
             write.markPublished(mapping)
         }
-        let extent = Extent(first: FileBlock(UInt32(mapping.range.lowerBound)), count: count, start: start)
+        let extent = Extent(
+            first: FileBlock(UInt32(mapping.range.lowerBound)), count: count, start: start, isUnwritten: asUnwritten)
         let tree = ExtentTree(volume: volume, inode: inode)
         let replaced = try tree.replace(mapping.range, with: [extent], from: write.space, in: handle)
         if isNew {
@@ -173,6 +180,8 @@ extension MappingCore.Mapping.Target {
         case .staged: false
         }
     }
+
+    var isStaged: Bool { if case .staged = self { true } else { false } }
 
     /// Whether ioend has something to say about it.
     var isPublished: Bool {

@@ -111,6 +111,7 @@ final class Inode: Sendable {
         let transaction = handle.transaction
         return try state.withLock { state throws(Ext4Error) in
             let result = try body(&state.record)
+            state.record.roundTimes()
             try handle.modify(block) { bytes throws(Ext4Error) in
                 var slot = bytes._mutatingExtracting(place.bytes)
                 state.record.encode(into: &slot, checksum: volume.hasChecksums ? checksum : nil)

@@ -1,0 +1,146 @@
+internal import Allocator
+internal import BlockIO
+package import Ext4Format
+internal import Journal
+
+/// `FALLOC_FL_*` of Linux: what fallocate does to a range.
+package struct AllocationMode: OptionSet, Sendable {
+    package let rawValue: UInt32
+    package init(rawValue: UInt32) { self.rawValue = rawValue }
+    package static var keepSize: Self { Self(rawValue: 0x1) }
+    package static var punchHole: Self { Self(rawValue: 0x2) }
+    package static var zeroRange: Self { Self(rawValue: 0x10) }
+}
+
+extension FileSystem {
+    /// fallocate(2): allocate (no flag), punch a hole (with `keepSize`), zero a range; EOPNOTSUPP for other modes.
+    /// What is allocated reads as zeros. ENOSPC before anything has changed, but for the zeroed edges of a range.
+    package func allocate(
+        _ number: InodeNumber, at offset: UInt64, count: UInt64, mode: AllocationMode
+    ) throws(Ext4Error) {
+        try requireWritable()
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+        let (end, overflow) = offset.addingReportingOverflow(count)
+        guard count > 0, !overflow else { throw .posix(Errno.invalid) }
+        guard end <= FileData.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        try inode.lock.withWriteLock { () throws(Ext4Error) in
+            guard !inode.isDeleted else { throw .posix(Errno.stale) }
+            try inode.checkChangeable()
+            guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+            let work = Preallocation(volume: volume, inode: inode)
+            switch mode {
+            case [], [.keepSize]: try work.allocate(offset..<end, keepsSize: mode.contains(.keepSize))
+            case [.punchHole, .keepSize]: try work.clear(offset..<end, thenAllocate: false, keepsSize: true)
+            case [.zeroRange], [.zeroRange, .keepSize]:
+                try work.clear(offset..<end, thenAllocate: true, keepsSize: mode.contains(.keepSize))
+            default: throw .posix(Errno.notSupported)
+            }
+        }
+    }
+}
+
+/// Blocks given to a file without data, and taken away from its middle. The caller holds the inode lock for writing.
+struct Preallocation {
+    let volume: Volume
+    let inode: Inode
+    private var core: MappingCore { MappingCore(volume: volume, inode: inode) }
+    private var unit: UInt64 { UInt64(volume.blockByteCount) }
+
+    func allocate(_ range: Range<UInt64>, keepsSize: Bool) throws(Ext4Error) {
+        let low = min(range.lowerBound, inode.size) / unit * unit
+        let lease = inode.ranges.acquire(low..<UInt64.max, exclusive: true)
+        defer { lease.release() }
+        try fill(range, keepsSize: keepsSize)
+    }
+
+    /// Makes a range read as zeros: its edges are overwritten, its whole blocks are freed, and given back unwritten when
+    /// asked.
+    func clear(_ range: Range<UInt64>, thenAllocate: Bool, keepsSize: Bool) throws(Ext4Error) {
+        let low = min(range.lowerBound, inode.size) / unit * unit
+        let lease = inode.ranges.acquire(low..<UInt64.max, exclusive: true)
+        defer { lease.release() }
+        let first = (range.lowerBound + unit - 1) / unit, last = range.upperBound / unit
+        if first > last {
+            try zero(range)
+        } else {
+            try zero(range.lowerBound..<first * unit)
+            try zero(last * unit..<range.upperBound)
+            try free(first..<last)
+        }
+        if thenAllocate { try fill(range, keepsSize: keepsSize) } else { try touch() }
+    }
+
+    /// Unwritten blocks for the holes of a range, and the size when it is to grow.
+    private func fill(_ range: Range<UInt64>, keepsSize: Bool) throws(Ext4Error) {
+        let size = inode.size
+        if !keepsSize && range.upperBound > size { try FileData(volume, inode).clearTail(behind: size) }
+        let blocks = range.lowerBound / unit..<(range.upperBound + unit - 1) / unit
+        let write = try core.begin(writing: blocks, outOfPlace: false, privileged: true)
+        try core.ioend(write, endOfData: keepsSize ? 0 : range.upperBound, asUnwritten: true)
+    }
+
+    /// Bytes within one block become zeros, in place; nothing where no data is.
+    private func zero(_ range: Range<UInt64>) throws(Ext4Error) {
+        guard !range.isEmpty else { return }
+        let block = range.lowerBound / unit
+        guard let mapping = try core.begin(reading: block..<block + 1).first, case .mapped(let start) = mapping.target
+        else {
+            return
+        }
+        let buffer = AlignedBuffer(byteCount: Int(unit))
+        try volume.device.read(into: buffer, at: volume.offset(of: start))
+        buffer.withMutableBytes {
+            $0.fill(Int(range.lowerBound % unit)..<Int((range.upperBound - 1) % unit) + 1, with: 0)
+        }
+        try volume.device.write(buffer, at: volume.offset(of: start))
+    }
+
+    /// Unmaps and frees whole blocks, from the end of the range, an extent's part in a handle.
+    private func free(_ range: Range<UInt64>) throws(Ext4Error) {
+        let most = 2 * UInt64(volume.superBlock.blocksPerGroup)
+        let tree = ExtentTree(volume: volume, inode: inode)
+        for piece in try inode.mapping.withReadLock({ () throws(Ext4Error) in try tree.pieces(range) }).reversed() {
+            guard case .extent = piece else { continue }
+            let part = piece.range.clamped(to: range)
+            var end = part.upperBound
+            while end > part.lowerBound {
+                let low = end - part.lowerBound > most ? end - most : part.lowerBound
+                try free(low..<end, tree)
+                end = low
+            }
+        }
+    }
+
+    private func free(_ range: Range<UInt64>, _ tree: ExtentTree) throws(Ext4Error) {
+        let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            if case .extent(let extent) = try tree.find(FileBlock(UInt32(range.lowerBound))) {
+                let part = extent.part(range)
+                try volume.blocks.checkFreeable(BlockRun(start: part.start, count: part.count))
+            }
+            return try tree.depth
+        }
+        // A hole in the middle of an extent makes two of it.
+        let space = try volume.blocks.reserve(ExtentTree.nodesNeeded(depth: depth), privileged: true)
+        try volume.withHandle(credits: 8 + ExtentTree.creditsNeeded(depth: depth + 1)) { handle throws(Ext4Error) in
+            try inode.mapping.withWriteLock { () throws(Ext4Error) in
+                for run in try tree.replace(range, with: [], from: space, in: handle) {
+                    try volume.blocks.free(BlockRun(start: run.start, count: run.count), in: handle)
+                    try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                        record.addBlocks(-Int64(run.count), volume.blockByteCount)
+                    }
+                }
+            }
+        }
+    }
+
+    private func touch() throws(Ext4Error) {
+        let now = volume.now()
+        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+            try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                record.modification = now
+                record.change = now
+            }
+        }
+    }
+}
