@@ -219,7 +219,8 @@ package final class BlockAllocator: Sendable {
 
     /// Blocks become free in the in-core view. Those of a group out of use are lost like the others of it.
     func giveBack(_ part: Part, _ state: BlockGroup) {
-        // Two groups of a damaged image may share a bitmap block: what one of them freed may be free in the other's view.
+        // Two groups of a damaged image may share a bitmap block: what one of them freed may be free in the other's
+        // view.
         guard !state.index.isAnyFree(in: part.bits) else { return takeOutOfUse(part.group, state) }
         state.index.give(part.bits)
         if state.isOutOfUse { counts.withLock { $0.lost += UInt64(part.bits.count) } }

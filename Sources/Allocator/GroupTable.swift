@@ -69,8 +69,8 @@ package final class GroupTable: Sendable {
         if isNew { report(problem) }
     }
 
-    /// Looks at the next descriptor block, nearest to `group`, that no search has looked at, or waits for those who look
-    /// at the last ones; false when the lists were complete before the call. No group's lock is held.
+    /// Looks at the next descriptor block, nearest to `group`, that no search has looked at, or waits for those who
+    /// look at the last ones; false when the lists were complete before the call. No group's lock is held.
     func discover(near group: GroupNumber) -> Bool {
         let wanted = Int(group.rawValue / descriptorsPerBlock)
         var hasWaited = false

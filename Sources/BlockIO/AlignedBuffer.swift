@@ -1,8 +1,8 @@
 internal import Ext4Format
 internal import Synchronization
 
-/// Memory that a device may transfer into directly: aligned to `alignment` bytes (smaller blocks to their own size), of a
-/// fixed size.
+/// Memory that a device may transfer into directly: aligned to `alignment` bytes (smaller blocks to their own size), of
+/// a fixed size.
 ///
 /// No lock of its own. Whoever shares one between threads orders the accesses, as with any memory: the metadata cache
 /// does so with transactions, the data path with range locks.

@@ -11,8 +11,8 @@ package enum WriteMode: Sendable {
 /// A range of addressable bytes with the promises of a disk.
 ///
 /// All calls may come from many threads. Offsets and counts are bytes and multiples of `sectorByteCount`; a range past
-/// the end is `Ext4Error.io` with EINVAL and touches nothing. A write is complete (visible to reads) when it returns and
-/// durable as `WriteMode` says. A flush makes durable every write that completed before the flush was called.
+/// the end is `Ext4Error.io` with EINVAL and touches nothing. A write is complete (visible to reads) when it returns
+/// and durable as `WriteMode` says. A flush makes durable every write that completed before the flush was called.
 package protocol BlockDevice: AnyObject, Sendable {
     var byteCount: UInt64 { get }
     /// The unit of transfer: 512 or 4096.

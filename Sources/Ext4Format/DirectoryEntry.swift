@@ -1,7 +1,7 @@
 /// One record of a directory block: `struct ext4_dir_entry_2` (kernel doc: ext4, "Linear (Classic) Directories").
 ///
-/// Records follow each other without a gap. A record may be longer than its name needs: the rest is free room, and so is
-/// a whole record with inode 0.
+/// Records follow each other without a gap. A record may be longer than its name needs: the rest is free room, and so
+/// is a whole record with inode 0.
 package struct DirectoryEntry: Equatable, Sendable {
     package static let headerByteCount = 8
     /// What a name of one byte needs; no record may be shorter.
@@ -145,8 +145,8 @@ package struct DirectoryFormat: Sendable {
         }
     }
 
-    /// Checks the checksum and every record. The first block of a directory starts with "." and "..", and no other place
-    /// has these names.
+    /// Checks the checksum and every record. The first block of a directory starts with "." and "..", and no other
+    /// place has these names.
     package func checkLeaf(_ bytes: RawSpan, isFirst: Bool, seed: UInt32, in block: FSBlock) throws(Ext4Error) {
         guard bytes.byteCount == blockByteCount else { throw Self.corrupt(block, "size") }
         try checkTail(bytes, seed: seed, in: block)

@@ -1,7 +1,7 @@
 /// The hash of a name in a directory index (kernel doc: ext4, "Hash Tree Directories").
 ///
-/// Each algorithm exists twice, since the first machines disagreed on whether a `char` has a sign: names with bytes from
-/// 0x80 hash differently. The super block says which one a volume uses.
+/// Each algorithm exists twice, since the first machines disagreed on whether a `char` has a sign: names with bytes
+/// from 0x80 hash differently. The super block says which one a volume uses.
 package struct DirectoryHash: Sendable {
     /// `dx_root_info.hash_version` and `s_def_hash_version`. SipHash (6) comes with casefold and encryption only.
     package enum Version: UInt8, Sendable {
@@ -36,8 +36,8 @@ package struct DirectoryHash: Sendable {
             ? [seed[0], seed[1], seed[2], seed[3]] : [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476]
     }
 
-    /// As `superBlock` sets it up. `s_flags`: 1 signed, 2 unsigned; neither counts as signed, as on the x86 Linux machines
-    /// that wrote such volumes.
+    /// As `superBlock` sets it up. `s_flags`: 1 signed, 2 unsigned; neither counts as signed, as on the x86 Linux
+    /// machines that wrote such volumes.
     package init(version: Version, of superBlock: SuperBlock) {
         self.init(version: version, isUnsigned: superBlock.flags & 2 != 0, seed: superBlock.hashSeed)
     }

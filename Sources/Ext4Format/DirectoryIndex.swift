@@ -1,9 +1,9 @@
 /// The head of an index block of a directory: `struct dx_root` in its first block, `struct dx_node` elsewhere (kernel
 /// doc: ext4, "Hash Tree Directories").
 ///
-/// Both begin with records that make them look like leaves without names. Then come entries of 8 bytes, hash and block of
-/// the directory; in place of the hash of the first one stand `struct dx_countlimit`'s two numbers. The names from the
-/// hash of an entry up to that of the next are below its block. An odd hash says that names with the hash one less
+/// Both begin with records that make them look like leaves without names. Then come entries of 8 bytes, hash and block
+/// of the directory; in place of the hash of the first one stand `struct dx_countlimit`'s two numbers. The names from
+/// the hash of an entry up to that of the next are below its block. An odd hash says that names with the hash one less
 /// continue from the entry before.
 package struct DirectoryIndex: Equatable, Sendable {
     /// How many entries there are, and how many fit.

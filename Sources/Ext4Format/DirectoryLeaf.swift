@@ -1,6 +1,6 @@
 /// Searching and changing the records of one leaf. All offsets are bytes from the start of the block. Changes leave the
-/// checksum to `sealLeaf`. A damaged image may let two directories share a block, so that a record may be gone by the time
-/// it is to be changed: that is `.corrupt` too.
+/// checksum to `sealLeaf`. A damaged image may let two directories share a block, so that a record may be gone by the
+/// time it is to be changed: that is `.corrupt` too.
 extension DirectoryFormat {
     /// An entry and the record before it in its block, if it has one: what removing it needs.
     package struct Match: Equatable, Sendable {

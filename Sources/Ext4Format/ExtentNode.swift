@@ -31,8 +31,8 @@ package struct ExtentIndex: Equatable, Sendable {
     }
 }
 
-/// A node of an extent tree (`struct ext4_extent_header` and the 12-byte entries behind it), in the 60 bytes of the inode
-/// or in a block of its own.
+/// A node of an extent tree (`struct ext4_extent_header` and the 12-byte entries behind it), in the 60 bytes of the
+/// inode or in a block of its own.
 package struct ExtentNode: Sendable {
     package static let magic: UInt16 = 0xF30A
     package static let headerByteCount = 12
@@ -77,14 +77,10 @@ package struct ExtentNode: Sendable {
     package init(
         decoding bytes: RawSpan, depth expected: UInt16?, blockCount: UInt64, where place: @autoclosure () -> String
     ) throws(Ext4Error) {
-        let room = Self.capacity(byteCount: bytes.byteCount)
-        guard bytes[Layout.magic] == Self.magic else { throw .corrupt("extent node", where: "\(place()): magic") }
-        let count = Int(bytes[Layout.entries])
-        capacity = Int(bytes[Layout.capacity])
-        depth = bytes[Layout.depth]
-        guard capacity >= 1, capacity <= room, count <= capacity else {
-            throw .corrupt("extent node", where: "\(place()): \(count) of \(capacity) entries")
-        }
+        let head = try Self.header(bytes)
+        let count = head.count
+        capacity = head.capacity
+        depth = head.depth
         guard depth <= Self.maximumDepth, expected == nil || depth == expected else {
             throw .corrupt("extent node", where: "\(place()): depth \(depth)")
         }
@@ -94,6 +90,15 @@ package struct ExtentNode: Sendable {
         } else {
             entries = .inner(try Self.indexes(bytes, count, blockCount, place))
         }
+    }
+
+    /// The header of a node, with counts that lie within `bytes`.
+    static func header(_ bytes: RawSpan) throws(Ext4Error) -> (count: Int, capacity: Int, depth: UInt16) {
+        let count = Int(bytes[Layout.entries]), capacity = Int(bytes[Layout.capacity])
+        guard bytes[Layout.magic] == magic, capacity >= 1, capacity <= Self.capacity(byteCount: bytes.byteCount),
+            count <= capacity
+        else { throw .corrupt("extent node", where: "magic or counts: \(count) of \(capacity) entries") }
+        return (count, capacity, bytes[Layout.depth])
     }
 
     private static func extents(
@@ -129,7 +134,7 @@ package struct ExtentNode: Sendable {
         return result
     }
 
-    private static func extent(_ bytes: RawSpan, at index: Int) -> Extent {
+    static func extent(_ bytes: RawSpan, at index: Int) -> Extent {
         let entry = bytes.extracting(
             headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
         let length = UInt32(entry[LE<UInt16>(4)])
@@ -139,7 +144,7 @@ package struct ExtentNode: Sendable {
             start: FSBlock(UInt64(entry[LE<UInt16>(6)]) << 32 | UInt64(entry[LE<UInt32>(8)])), isUnwritten: isUnwritten)
     }
 
-    private static func index(_ bytes: RawSpan, at index: Int) -> ExtentIndex {
+    static func index(_ bytes: RawSpan, at index: Int) -> ExtentIndex {
         let entry = bytes.extracting(
             headerByteCount + index * entryByteCount..<headerByteCount + (index + 1) * entryByteCount)
         return ExtentIndex(

@@ -156,7 +156,8 @@ package struct InodeRecord: Sendable {
         project = 0
     }
 
-    /// Writes every field that the slot has room for; what follows `extraSize` stays. Then the checksum, if there is one.
+    /// Writes every field that the slot has room for; what follows `extraSize` stays. Then the checksum, if there is
+    /// one.
     package func encode(into bytes: inout MutableRawSpan, checksum: InodeChecksum?) {
         let extra = bytes.byteCount > 128 ? Int(extraSize) : 0
         func put(_ value: UInt32, _ field: LE<UInt32>) {

@@ -35,8 +35,9 @@ package struct JournalIncompatibleFeatures: OptionSet, Sendable {
 
 /// `journal_superblock_t`: block 0 of the log, 1024 bytes, big-endian.
 ///
-/// Decoding checks the magic, the version and the checksum; `LogGeometry` checks the numbers against the log's real size.
-/// All that ever changes after mkfs lies in the first 512 bytes, so a write torn at a sector leaves the old or the new.
+/// Decoding checks the magic, the version and the checksum; `LogGeometry` checks the numbers against the log's real
+/// size. All that ever changes after mkfs lies in the first 512 bytes, so a write torn at a sector leaves the old or
+/// the new.
 package struct JournalSuperBlock: Equatable, Sendable {
     package static let byteCount = 1024
     /// Version 1 has no field from `s_feature_compat` on.

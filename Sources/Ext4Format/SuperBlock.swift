@@ -192,9 +192,8 @@ package struct SuperBlock: Equatable, Sendable {
         guard blockCount > UInt64(firstDataBlock), blockCount <= 1 << 48 else { throw Self.bad("\(blockCount) blocks") }
         let bytes = blockCount.multipliedReportingOverflow(by: UInt64(blockByteCount))
         guard !bytes.overflow, bytes.partialValue <= deviceByteCount else {
-            throw .refused(
-                "the image is truncated: \(blockCount) blocks of \(blockByteCount) bytes do not fit into \(deviceByteCount) bytes"
-            )
+            let wanted = "\(blockCount) blocks of \(blockByteCount) bytes"
+            throw .refused("the image is truncated: \(wanted) do not fit into \(deviceByteCount) bytes")
         }
         let groups = (blockCount - UInt64(firstDataBlock) + UInt64(blocksPerGroup) - 1) / UInt64(blocksPerGroup)
         guard groups * UInt64(inodesPerGroup) == UInt64(inodeCount) else {

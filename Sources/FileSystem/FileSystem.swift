@@ -5,8 +5,8 @@ internal import Threads
 /// A mounted ext4 volume: POSIX operations on inode numbers, without FUSE.
 ///
 /// Any thread may call anything at any time. An operation returns when its change is in the running transaction; `sync`
-/// makes it durable. Inode numbers are ext4's (the root is 2). Every call that answers `Attributes` for a name takes one
-/// reference on that inode, which `forget` gives back: an inode without a name lives as long as it is referred to.
+/// makes it durable. Inode numbers are ext4's (the root is 2). Every call that answers `Attributes` for a name takes
+/// one reference on that inode, which `forget` gives back: an inode without a name lives as long as it is referred to.
 package final class FileSystem: Sendable {
     let volume: Volume
     let inodes: InodeCache
@@ -88,7 +88,8 @@ package final class FileSystem: Sendable {
         return try block.withBytes { bytes throws(Ext4Error) in bytes.array(0..<Int(record.size)) }
     }
 
-    /// See `Directory.read`. With attributes, a reference is taken for each record that `each` accepts, but for the dots.
+    /// See `Directory.read`. With attributes, a reference is taken for each record that `each` accepts, but for the
+    /// dots.
     package func readDirectory(
         _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, _ each: (DirectoryRecord) -> Bool
     ) throws(Ext4Error) {

@@ -4,7 +4,8 @@ internal import Glibc
 internal import Synchronization
 internal import Threads
 
-/// Answers `jext4 status`, `jext4 sync` and `jext4 umount` of one mount. Only the user who mounted, and root, are heard.
+/// Answers `jext4 status`, `jext4 sync` and `jext4 umount` of one mount. Only the user who mounted, and root, are
+/// heard.
 package final class ControlServer: Sendable {
     private let path: String
     private let listener: CInt

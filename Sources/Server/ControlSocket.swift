@@ -4,8 +4,8 @@ internal import Glibc
 
 /// Where the servers listen: one Unix socket per mount, named by the device number of its files.
 ///
-/// A client sends one line and reads until the end: "ok" and a newline before what it asked for, or "error" and why not.
-/// For "wait" the first line comes at once and the second, the outcome of the unmount, when the volume is closed.
+/// A client sends one line and reads until the end: "ok" and a newline before what it asked for, or "error" and why
+/// not. For "wait" the first line comes at once and the second, the outcome of the unmount, when the volume is closed.
 package enum ControlSocket {
     package enum Command: String, Sendable {
         case status

@@ -37,7 +37,8 @@ package final class MountedVolume: Sendable {
         }
     }
 
-    /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the same.
+    /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the
+    /// same.
     @discardableResult package func close() -> Ext4Error? {
         let isMine = state.withLock { state in
             guard case .open = state else { return false }

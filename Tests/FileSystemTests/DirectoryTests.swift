@@ -152,7 +152,8 @@ struct DirectoryTests {
         }
     }
 
-    /// An index that is left over from before dir_index was taken away is not kept up: its flag goes with the first name.
+    /// An index that is left over from before dir_index was taken away is not kept up: its flag goes with the first
+    /// name.
     @Test func aLeftoverIndexIsGivenUp() throws {
         let volume = try DirectoryVolume(["-b", "1024", "-N", "4096", "-O", "^metadata_csum"])
         let old = (0..<300).map { name($0, length: 100) }, new = (300..<400).map { name($0, length: 9) }
@@ -219,9 +220,11 @@ struct DirectoryKernelTests {
         let found = try volume.mountedByKernel(
             """
             cd $M/theirs; ls | wc -l
-            i=1; while [ $i -lt 1500 ]; do stat -t "their-name-of-a-file-$i-$(printf '\\303\\244')$i" >/dev/null; i=$((i+2)); done
+            i=1; while [ $i -lt 1500 ]; do
+                stat -t "their-name-of-a-file-$i-$(printf '\\303\\244')$i" >/dev/null; i=$((i+2)); done
             cd $M/ours; ls | wc -l
-            i=0; while [ $i -lt 1500 ]; do [ -L "ours-$i-$(printf '\\303\\244\\303\\274')" ]; : > "more-$i"; i=$((i+1)); done
+            i=0; while [ $i -lt 1500 ]; do
+                [ -L "ours-$i-$(printf '\\303\\244\\303\\274')" ]; : > "more-$i"; i=$((i+1)); done
             cd /
             """)
         #expect(found.split(whereSeparator: \.isWhitespace) == ["750", "1500"])

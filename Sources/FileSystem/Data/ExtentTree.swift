@@ -36,18 +36,26 @@ struct ExtentTree {
 
     /// The piece that holds `block`.
     func find(_ block: FileBlock) throws(Ext4Error) -> Piece {
-        let path = try path(to: block)
-        let leaf = path[path.count - 1]
-        guard case .leaf(let extents) = leaf.node.entries else { throw damage("inner node at depth 0") }
-        let target = UInt64(block.rawValue)
-        var start: UInt64 = 0
-        if leaf.index >= 0 {
-            let extent = extents[leaf.index]
-            if target < extent.end { return .extent(extent) }
-            start = extent.end
+        let target = UInt64(block.rawValue), blockCount = volume.superBlock.blockCount
+        var limit: UInt64 = 1 << 32
+        let record = inode.record
+        guard record.flags.contains(.extents) else { throw damage("no extents") }
+        var hit = try record.withArea { bytes throws(Ext4Error) in
+            try ExtentNode.search(
+                bytes, for: block, depth: nil, blockCount: blockCount, where: "inode \(inode.number.rawValue), root")
         }
-        let next = leaf.index + 1 < extents.count ? UInt64(extents[leaf.index + 1].first.rawValue) : nil
-        return .hole(max(start, 0)..<(next ?? max(leaf.limit, target + 1)))
+        while true {
+            switch hit {
+            case .extent(let extent): return .extent(extent)
+            case .hole(let start, let next): return .hole(min(start, target)..<max(next ?? limit, target + 1))
+            case .child(let number, let depth, let next):
+                limit = next ?? limit
+                hit = try verifiedNode(number, depth: depth).withBytes { bytes throws(Ext4Error) in
+                    try ExtentNode.search(
+                        bytes, for: block, depth: depth, blockCount: blockCount, where: place(of: number))
+                }
+            }
+        }
     }
 
     /// The pieces that touch `range`, in order, cut at neither end.
@@ -101,21 +109,28 @@ struct ExtentTree {
     }
 
     private func child(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> (block: CachedBlock, node: ExtentNode) {
+        let block = try verifiedNode(number, depth: depth)
+        return (block, try block.withBytes { bytes throws(Ext4Error) in try decoded(bytes, number, depth) })
+    }
+
+    /// The block of a node, its checksum and its order checked when it was read.
+    private func verifiedNode(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> CachedBlock {
         guard !volume.blocks.isSystemBlock(BlockRun(start: number, count: 1)) else {
             throw damage("a node in the system block \(number.rawValue)")
         }
         let block = try volume.cache.block(number)
-        if volume.hasChecksums {
-            try block.verifyOnce { bytes throws(Ext4Error) in
-                guard ExtentNode.isChecksumRight(bytes, inode.checksum) else {
-                    throw .corrupt("extent node checksum", where: place(of: number))
-                }
+        try block.verifyOnce { bytes throws(Ext4Error) in
+            guard !volume.hasChecksums || ExtentNode.isChecksumRight(bytes, inode.checksum) else {
+                throw .corrupt("extent node checksum", where: place(of: number))
             }
+            _ = try decoded(bytes, number, depth)
         }
-        let node = try block.withBytes { bytes throws(Ext4Error) in
-            try ExtentNode(decoding: bytes, depth: depth, blockCount: volume.superBlock.blockCount, where: place(of: number))
-        }
-        return (block, node)
+        return block
+    }
+
+    private func decoded(_ bytes: RawSpan, _ number: FSBlock, _ depth: UInt16) throws(Ext4Error) -> ExtentNode {
+        try ExtentNode(
+            decoding: bytes, depth: depth, blockCount: volume.superBlock.blockCount, where: place(of: number))
     }
 
     /// The nodes from the root to the leaf that `block` belongs to. Depth strictly falls, so this ends.
@@ -155,8 +170,9 @@ struct ExtentTree {
     /// The most extents that one `replace` may put in: with them a full leaf still splits into two.
     static let replacementLimit = 32
 
-    /// Unmaps `range` and maps `extents` (sorted, inside the range) instead. Answers the runs that are no longer mapped,
-    /// without those of emptied tree nodes, which it frees itself. Nodes come from `space`; `i_blocks` follows nodes only.
+    /// Unmaps `range` and maps `extents` (sorted, inside the range) instead. Answers the runs that are no longer
+    /// mapped, without those of emptied tree nodes, which it frees itself. Nodes come from `space`; `i_blocks` follows
+    /// nodes only.
     func replace(
         _ range: Range<UInt64>, with extents: [Extent], from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> [Extent] {

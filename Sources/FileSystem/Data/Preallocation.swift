@@ -54,8 +54,8 @@ struct Preallocation {
         try fill(range, keepsSize: keepsSize)
     }
 
-    /// Makes a range read as zeros: its edges are overwritten, its whole blocks are freed, and given back unwritten when
-    /// asked.
+    /// Makes a range read as zeros: its edges are overwritten, its whole blocks are freed, and given back unwritten
+    /// when asked.
     func clear(_ range: Range<UInt64>, thenAllocate: Bool, keepsSize: Bool) throws(Ext4Error) {
         let low = min(range.lowerBound, inode.size) / unit * unit
         let lease = inode.ranges.acquire(low..<UInt64.max, exclusive: true)

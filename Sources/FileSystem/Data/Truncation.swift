@@ -58,8 +58,9 @@ struct Truncation {
 
     // MARK: The tail
 
-    /// A last block of which only a part stays is written anew, out of place, with zeros behind: bytes past the end must
-    /// read as zeros when the file grows again, and zeroing in place would show after a crash that keeps the old size.
+    /// A last block of which only a part stays is written anew, out of place, with zeros behind: bytes past the end
+    /// must read as zeros when the file grows again, and zeroing in place would show after a crash that keeps the old
+    /// size.
     private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> StagedWrite? {
         guard size % unit != 0 else { return nil }
         let core = MappingCore(volume: volume, inode: inode)

@@ -4,8 +4,9 @@ internal import Journal
 
 /// A view on a directory inode: names to inode numbers.
 ///
-/// The caller holds the inode lock: for reading in what looks, for writing in what changes. Nothing here takes a lock but
-/// what reading a block takes. A name has one entry; that no two entries have the same name is what `planInsert` is for.
+/// The caller holds the inode lock: for reading in what looks, for writing in what changes. Nothing here takes a lock
+/// but what reading a block takes. A name has one entry; that no two entries have the same name is what `planInsert` is
+/// for.
 struct Directory {
     let volume: Volume
     let inode: Inode

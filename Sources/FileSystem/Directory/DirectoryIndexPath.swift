@@ -22,8 +22,8 @@ struct IndexPath {
 }
 
 extension Directory {
-    /// How many leaves may share one hash. Chance never makes a second one; an image with more is hostile, and following
-    /// all of them for each name would take for ever.
+    /// How many leaves may share one hash. Chance never makes a second one; an image with more is hostile, and
+    /// following all of them for each name would take for ever.
     static var chainLimit: Int { 256 }
 
     /// The path to the leaf where names with this (even) hash begin.

@@ -74,8 +74,8 @@ extension Directory {
         return (names, try !advance(&path))
     }
 
-    /// Gives the live entries behind the first `skipped` records their cookies. A hash outside of `range` is corrupt: it
-    /// would make cookies go back, and a reader with them, for ever.
+    /// Gives the live entries behind the first `skipped` records their cookies. A hash outside of `range` is corrupt:
+    /// it would make cookies go back, and a reader with them, for ever.
     private func sort(
         _ blocks: [CachedBlock], skipping skipped: Int, within range: Range<UInt64>, _ version: DirectoryHash.Version
     ) throws(Ext4Error) -> SortedNames {

@@ -130,7 +130,8 @@ final class Inode: Sendable {
         return try block.withBytes { bytes throws(Ext4Error) in try body(bytes.extracting(place.bytes)) }
     }
 
-    /// Changes the bytes behind the fixed fields (extended attributes in the inode) and refreshes the checksum. 1 credit.
+    /// Changes the bytes behind the fixed fields (extended attributes in the inode) and refreshes the checksum. 1
+    /// credit.
     func modifySlot<R: Sendable>(
         in handle: borrowing Handle, _ volume: Volume, _ body: (inout MutableRawSpan) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
@@ -180,8 +181,8 @@ final class Inode: Sendable {
     var size: UInt64 { field { $0.size } }
     var hasExtents: Bool { field { $0.flags.contains(.extents) } }
 
-    /// Mapped by indirect blocks: freeing those is not written yet. Images with extents have such inodes by upgrade from
-    /// ext3 only.
+    /// Mapped by indirect blocks: freeing those is not written yet. Images with extents have such inodes by upgrade
+    /// from ext3 only.
     var holdsMappedBlocks: Bool {
         let (record, type) = (record, type)
         guard !record.flags.contains(.extents) else { return false }

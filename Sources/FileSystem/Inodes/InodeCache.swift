@@ -71,7 +71,8 @@ final class InodeCache: Sendable {
         }
     }
 
-    /// Forgets a deleted inode: its number may be given out again. Called before the handle that frees the number closes.
+    /// Forgets a deleted inode: its number may be given out again. Called before the handle that frees the number
+    /// closes.
     func remove(_ inode: Inode) {
         shard(inode.number).shard.withLock { shard in
             shard.unlinked.remove(inode.number.rawValue)

@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// The inodes that a crash must not forget: without a name but in use, or half truncated. Recovery finishes them.
 ///
-/// They stand in the orphan file (`s_orphan_file_inum`, one 32-bit slot each) where the volume has one with room, else on
-/// the list that starts at `s_last_orphan` and goes on through each inode's deletion time.
+/// They stand in the orphan file (`s_orphan_file_inum`, one 32-bit slot each) where the volume has one with room, else
+/// on the list that starts at `s_last_orphan` and goes on through each inode's deletion time.
 /// Lock: its own mutex, taken under an open handle, above the record of any inode.
 final class OrphanTable: Sendable {
     /// One block of the orphan file and what its checksum needs.

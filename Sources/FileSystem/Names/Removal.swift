@@ -74,7 +74,8 @@ extension FileSystem {
 
     // MARK: The end of an inode
 
-    /// Deletes an inode whose name is gone already. What fails stays an orphan, for unmount and the next mount to finish.
+    /// Deletes an inode whose name is gone already. What fails stays an orphan, for unmount and the next mount to
+    /// finish.
     func deleteOrLeave(_ number: InodeNumber) {
         do throws(Ext4Error) { try delete(number) } catch {}
     }

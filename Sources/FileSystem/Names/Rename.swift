@@ -106,7 +106,8 @@ extension FileSystem {
     }
 
     /// The way to the root, `directory` included. The rename lock is held, so it stays right; no inode lock is, since
-    /// each directory on the way is locked for the look at its "..". Bounded: on a damaged image it may run in a circle.
+    /// each directory on the way is locked for the look at its "..". Bounded: on a damaged image it may run in a
+    /// circle.
     private func ancestors(of directory: Inode) throws(Ext4Error) -> Set<InodeNumber> {
         var current = directory
         var seen: Set<InodeNumber> = [current.number]

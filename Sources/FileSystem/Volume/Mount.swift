@@ -3,8 +3,9 @@ package import Ext4Format
 internal import Journal
 
 extension FileSystem {
-    /// Mounts the volume on `device`: checks it, recovers it, finishes its orphans. Throws what names the fault, and has
-    /// then written nothing but perhaps the replay. A read-only mount writes nothing at all: the replay goes to memory.
+    /// Mounts the volume on `device`: checks it, recovers it, finishes its orphans. Throws what names the fault, and
+    /// has then written nothing but perhaps the replay. A read-only mount writes nothing at all: the replay goes to
+    /// memory.
     package static func mount(on device: any BlockDevice, options: MountOptions) throws(Ext4Error) -> FileSystem {
         let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
         let device = wantsReadOnly ? OverlayDevice(over: device) : device
@@ -69,7 +70,8 @@ extension FileSystem {
 
     /// The first changes of a writable mount: exact counts, the orphans finished, the mount noted.
     private func start() throws(Ext4Error) {
-        // Linux keeps the counts of the super block only roughly, and its log may hold any of them: the descriptors know.
+        // Linux keeps the counts of the super block only roughly, and its log may hold any of them: the descriptors
+        // know.
         try volume.blocks.recount()
         try volume.inodes.recount()
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)

@@ -17,7 +17,7 @@ extension FileSystem {
         guard !plan.hasFastCommits else {
             throw .unsupported(
                 features: ["fast_commit"],
-                hint: "the log ends with fast commits, which only Linux replays so far; -o ro,norecovery looks without them")
+                hint: "the log ends with fast commits, which only Linux replays so far; try -o ro,norecovery")
         }
         guard !plan.isDamaged || readOnly else {
             throw .refused(

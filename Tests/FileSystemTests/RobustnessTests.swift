@@ -1,0 +1,137 @@
+import Ext4Format
+import FileSystem
+import Testing
+
+/// Volumes that are sound, or nearly, and once made an operation fail too late: after its first change, which costs the
+/// journal, or not at all.
+@Suite(.enabled(if: DirectoryVolume.hasTools, "needs mke2fs, debugfs and e2fsck")) struct RobustnessTests {
+    private func name(_ text: String) throws -> FileName { try FileName([UInt8](text.utf8)) }
+
+    private func write(_ fileSystem: FileSystem, _ file: InodeNumber, at offset: Int, _ count: Int) throws {
+        let bytes = [UInt8](repeating: 7, count: count)
+        #expect(try fileSystem.write(file, at: UInt64(offset), bytes.span.bytes) == count)
+    }
+
+    /// A write that splits many full leaves of the extent tree takes a node for each: they must be promised at begin,
+    /// or ioend runs out of them after its first change.
+    @Test func aWriteOverManyFullLeavesFindsItsNodes() throws {
+        let volume = try DirectoryVolume(["-b", "1024"])
+        try volume.mounted { fileSystem in
+            let caller = DirectoryVolume.caller
+            let a = try fileSystem.createFile(name("a"), in: .root, mode: 0o644, caller: caller).inode
+            let b = try fileSystem.createFile(name("b"), in: .root, mode: 0o644, caller: caller).inode
+            // Blocks of two files in turn, so that none joins another; one hole to each leaf of 84.
+            for block in 0..<2048 where block % 84 != 40 {
+                try write(fileSystem, a, at: block * 1024, 1024)
+                try write(fileSystem, b, at: block * 1024, 1024)
+            }
+            for start in stride(from: 0, to: 2 << 20, by: 1 << 20) { try write(fileSystem, a, at: start, 1 << 20) }
+            #expect(!fileSystem.isReadOnly)
+        }
+    }
+
+    /// Linux keeps the free counts of the super block only roughly: what a mount finds there must not be carried on.
+    @Test func wrongFreeCountsAreCountedAnew() throws {
+        let volume = try DirectoryVolume(["-O", "^metadata_csum"])
+        try volume.debugfs("ssv free_blocks_count 7")
+        try volume.debugfs("ssv free_inodes_count 9")
+        try volume.mounted { fileSystem in
+            #expect(fileSystem.statistics().freeBlocks > 1000)
+            _ = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+        }
+    }
+
+    /// All arithmetic on sizes counts on their bound, and a read past the last block must not answer old memory.
+    @Test func aSizeThatNoFileHasIsDamage() throws {
+        let volume = try DirectoryVolume(["-O", "^metadata_csum"])
+        let file = try volume.mounted { fileSystem in
+            try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+        }
+        try volume.debugfs("sif <\(file.rawValue)> size 0x1000000000000000")
+        try volume.mounted(isSound: false) { fileSystem in
+            _ = #expect(throws: Ext4Error.self) { try fileSystem.attributes(of: file) }
+        }
+    }
+
+    /// chattr +i and +a bind whoever serves the volume: the kernel does not look at these flags for FUSE.
+    @Test func immutableAndAppendOnlyFilesAreKept() throws {
+        let volume = try DirectoryVolume(["-O", "^metadata_csum"])
+        let (fixed, growing) = try volume.mounted { fileSystem in
+            let files = try ["fixed", "growing"].map {
+                try fileSystem.createFile(name($0), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            }
+            return (files[0], files[1])
+        }
+        try volume.debugfs("sif <\(fixed.rawValue)> flags 0x80010")
+        try volume.debugfs("sif <\(growing.rawValue)> flags 0x80020")
+        try volume.mounted { fileSystem in
+            let refused = Ext4Error.posix(Errno.notPermitted)
+            #expect(throws: refused) { try write(fileSystem, fixed, at: 0, 1) }
+            #expect(throws: refused) { try fileSystem.unlink(name("fixed"), in: .root) }
+            #expect(throws: refused) {
+                try fileSystem.rename(name("fixed"), in: .root, to: name("moved"), in: .root, flags: [])
+            }
+            try write(fileSystem, growing, at: 0, 10)
+            #expect(throws: refused) { try write(fileSystem, growing, at: 5, 10) }
+            var cut = AttributeChanges()
+            cut.size = 0
+            #expect(throws: refused) { try fileSystem.setAttributes(of: growing, cut) }
+        }
+    }
+
+    /// A volume upgraded from ext3 still has directories of its time: what cannot be done to them yet is refused before
+    /// anything has changed.
+    @Test func directoriesFromBeforeExtentsCostNoJournal() throws {
+        let volume = try DirectoryVolume(["-O", "^extent,^64bit", "-b", "1024"])
+        try volume.debugfs("mkdir old")
+        try volume.debugfs("feature extent")
+        try volume.mounted { fileSystem in
+            let caller = DirectoryVolume.caller
+            let old = try #require(try fileSystem.lookup(name("old"), in: .root)).inode
+            var refusal: Ext4Error?
+            for index in 0..<100 where refusal == nil {
+                do {
+                    _ = try fileSystem.createFile(
+                        name("a-name-of-some-length-\(index)"), in: old, mode: 0o644, caller: caller)
+                } catch { refusal = error as? Ext4Error }
+            }
+            #expect(refusal == .posix(Errno.notSupported))
+            for index in 0..<100 {
+                let each = try name("a-name-of-some-length-\(index)")
+                if try fileSystem.lookup(each, in: old) != nil { try fileSystem.unlink(each, in: old) }
+            }
+            #expect(throws: Ext4Error.posix(Errno.notSupported)) {
+                try fileSystem.removeDirectory(name("old"), in: .root)
+            }
+            #expect(!fileSystem.isReadOnly)
+        }
+    }
+
+    /// fallocate gives blocks without data, and takes data away without the size.
+    @Test func preallocatedBlocksReadAsZerosAndGoWithTheFile() throws {
+        // The three modes, against what POSIX says of their result; e2fsck judges the extents.
+        let volume = try DirectoryVolume(["-b", "4096"])
+        try volume.mounted { fileSystem in
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+                .inode
+            try write(fileSystem, file, at: 0, 100_000)
+            try fileSystem.allocate(file, at: 200_000, count: 1 << 20, mode: .keepSize)
+            #expect(try fileSystem.attributes(of: file).size == 100_000)
+            try fileSystem.allocate(file, at: 0, count: 300_000, mode: [])
+            #expect(try fileSystem.attributes(of: file).size == 300_000)
+            try fileSystem.allocate(file, at: 5_000, count: 20_000, mode: [.punchHole, .keepSize])
+            try fileSystem.allocate(file, at: 40_001, count: 7_777, mode: .zeroRange)
+            var bytes = [UInt8](repeating: 1, count: 300_000)
+            var span = bytes.mutableSpan
+            var raw = span.mutableBytes
+            #expect(try fileSystem.read(file, at: 0, into: &raw) == 300_000)
+            for (index, byte) in bytes.enumerated() {
+                let isData = index < 100_000 && !(5_000..<25_000 ~= index) && !(40_001..<47_778 ~= index)
+                guard byte == (isData ? 7 : 0) else {
+                    Issue.record("byte \(index) is \(byte)")
+                    return
+                }
+            }
+        }
+    }
+}
