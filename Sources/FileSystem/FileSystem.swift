@@ -20,7 +20,23 @@ package final class FileSystem: Sendable {
         self.orphans = orphans
     }
 
-    package var isReadOnly: Bool { volume.journal == nil || volume.journal?.isAborted == true }
+    package var isReadOnly: Bool {
+        volume.journal == nil || volume.journal?.isAborted == true || volume.isStopped.load(ordering: .relaxed)
+    }
+
+    /// What is to happen when the image contradicts itself (`errors=`): the option, else `s_errors`, where 2 is
+    /// remount-ro and 3 is panic.
+    package var errorBehaviour: MountOptions.ErrorBehaviour {
+        if let chosen = volume.options.errors { return chosen }
+        return switch volume.superBlock.errorsBehaviour {
+        case 2: .remountReadOnly
+        case 3: .panic
+        default: .continue
+        }
+    }
+
+    /// From now on every change is EROFS; what is in the running transaction still commits.
+    package func stopWriting() { volume.isStopped.store(true, ordering: .relaxed) }
     package var volumeName: String { String(decoding: volume.superBlock.volumeName, as: UTF8.self) }
     package var uuid: [UInt8] { volume.superBlock.uuid }
     package var blockByteCount: Int { volume.blockByteCount }

@@ -108,7 +108,8 @@ package struct MountOptions: Sendable {
     package var commitSeconds = 5
     /// The bound of clean metadata in memory.
     package var cacheByteCount = 64 << 20
-    package var errors = ErrorBehaviour.remountReadOnly
+    /// nil: as the super block says (`s_errors`).
+    package var errors: ErrorBehaviour?
     package var discard = false
     /// Commit and checkpoint are driven by the caller alone: for tests in which a seed decides everything.
     package var manualJournal = false

@@ -9,7 +9,7 @@ package struct MountWords: Equatable, Sendable {
     package var offset: UInt64 = 0
     /// The longest time in seconds that a change stays in memory alone.
     package var commitSeconds = 5
-    package var errors = ErrorPolicy.remountReadOnly
+    package var errors: ErrorPolicy?
     /// Bytes for cached metadata; nil for the default.
     package var cacheByteCount: Int?
     package var discards = false
@@ -136,6 +136,7 @@ package struct MountWords: Equatable, Sendable {
         options.discard = discards
         options.errors =
             switch errors {
+            case nil: nil
             case .remountReadOnly: .remountReadOnly
             case .ignore: .continue
             case .panic: .panic

@@ -86,7 +86,19 @@ internal import Threads
     var mayRefuseOpendir: Bool { has(FUSE_CAP_NO_OPENDIR_SUPPORT) }
     private func has(_ flag: CInt) -> Bool { capable.load(ordering: .relaxed) & UInt32(flag) != 0 }
 
-    func report(_ error: Ext4Error) { log.error(error.description) }
+    /// Logs an error, and does what `errors=` asks for when the image contradicts itself.
+    func report(_ error: Ext4Error) {
+        log.error(error.description)
+        guard case .corrupt = error else { return }
+        switch fileSystem.errorBehaviour {
+        case .continue: return
+        case .remountReadOnly: fileSystem.stopWriting()
+        case .panic:
+            // The nearest that a process comes to a machine that stops: not another byte is written.
+            log.error("panic, as errors=panic asks")
+            _exit(EX_SOFTWARE)
+        }
+    }
 
     /// A write by someone who may not keep them takes set-id bits away.
     func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {

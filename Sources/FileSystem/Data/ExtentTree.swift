@@ -317,7 +317,7 @@ struct ExtentTree {
 
     private func freeNode(_ number: FSBlock, _ handle: borrowing Handle) throws(Ext4Error) {
         try handle.revoke(number)
-        try volume.blocks.free(BlockRun(start: number, count: 1), in: handle)
+        try volume.free(BlockRun(start: number, count: 1), in: handle)
         try adjustBlockCount(by: -1, in: handle)
     }
 

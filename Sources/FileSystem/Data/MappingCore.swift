@@ -164,7 +164,7 @@ struct MappingCore {
         let replaced = try tree.replace(mapping.range, with: [extent], from: write.space, in: handle)
         if isNew {
             let before = replaced.reduce(0) { $0 + Int64($1.count) }
-            for old in replaced { try volume.blocks.free(BlockRun(start: old.start, count: old.count), in: handle) }
+            for old in replaced { try volume.free(BlockRun(start: old.start, count: old.count), in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.addBlocks(Int64(count) - before, volume.blockByteCount)
             }

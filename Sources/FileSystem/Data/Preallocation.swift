@@ -125,7 +125,7 @@ struct Preallocation {
         try volume.withHandle(credits: 8 + ExtentTree.creditsNeeded(depth: depth + 1)) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
                 for run in try tree.replace(range, with: [], from: space, in: handle) {
-                    try volume.blocks.free(BlockRun(start: run.start, count: run.count), in: handle)
+                    try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
                     try inode.update(in: handle, volume) { record throws(Ext4Error) in
                         record.addBlocks(-Int64(run.count), volume.blockByteCount)
                     }

@@ -164,7 +164,7 @@ struct Truncation {
         if isMetadata {
             for index in 0..<UInt64(run.count) { try handle.revoke(run.start + index) }
         }
-        try volume.blocks.free(BlockRun(start: run.start, count: run.count), in: handle)
+        try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
             record.addBlocks(-Int64(run.count), volume.blockByteCount)
         }

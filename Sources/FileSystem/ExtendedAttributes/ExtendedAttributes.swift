@@ -295,7 +295,7 @@ extension ExtendedAttributes {
             return false
         }
         guard isLast else { return }
-        try volume.blocks.free(BlockRun(start: block.number, count: 1), in: handle)
+        try volume.free(BlockRun(start: block.number, count: 1), in: handle)
         try handle.revoke(block.number)
     }
 

@@ -18,6 +18,8 @@ final class Volume: Sendable {
     let inodes: InodeAllocator
     let options: MountOptions
     private let generation: Atomic<UInt32>
+    /// Damage was met, and the policy is to write no more.
+    let isStopped = Atomic<Bool>(false)
 
     init(
         device: any BlockDevice, superBlock: SuperBlock, cache: MetadataCache, journal: Journal?, groups: GroupTable,
@@ -49,6 +51,18 @@ final class Volume: Sendable {
     ) throws(Ext4Error) -> R {
         guard let journal else { throw .posix(Errno.readOnly) }
         return try journal.withHandle(credits: credits, body)
+    }
+
+    /// Frees blocks through the handle. With `discard`, the device hears of it once the transaction is durable, and
+    /// before the allocator may give the blocks out again: commit actions run in order.
+    func free(_ run: BlockRun, in handle: borrowing Handle) throws(Ext4Error) {
+        if options.discard {
+            handle.onCommit { [device, offset = offset(of: run.start), unit = UInt64(blockByteCount)] in
+                // A hint: a device that cannot do it has lost nothing.
+                try? device.discard(at: offset, count: UInt64(run.count) * unit)
+            }
+        }
+        try blocks.free(run, in: handle)
     }
 
     /// The bytes on the device where a block starts.
