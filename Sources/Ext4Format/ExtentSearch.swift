@@ -9,8 +9,8 @@ extension ExtentNode {
         case child(FSBlock, depth: UInt16, next: UInt64?)
     }
 
-    /// Finds `block` in the bytes of a node, by halves, without decoding the rest: what every read and every look into a
-    /// directory does. What is found is checked by itself; the order of a whole node is checked by `init(decoding:)`.
+    /// Finds `block` in the bytes of a node, by halves, without decoding the rest: what every read and every look into
+    /// a directory does. What is found is checked by itself; the order of a whole node is checked by `init(decoding:)`.
     package static func search(
         _ bytes: RawSpan, for block: FileBlock, depth expected: UInt16?, blockCount: UInt64,
         where place: @autoclosure () -> String
