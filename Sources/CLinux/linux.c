@@ -2,6 +2,7 @@
 #include "CLinux.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 
 #ifndef PR_SET_IO_FLUSHER
@@ -21,6 +22,8 @@ int jext4_punch(int fd, off_t offset, off_t count) {
 int jext4_start_writing(int fd, off_t offset, off_t count) {
     return sync_file_range(fd, offset, count, SYNC_FILE_RANGE_WRITE);
 }
+
+void jext4_limit_arenas(int most) { mallopt(M_ARENA_MAX, most); }
 
 void jext4_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
 

@@ -74,10 +74,13 @@ package enum Launcher {
         return path
     }
 
+    private static let arenaLimit: CInt = 2
+
     private static func serve(_ plan: MountPlan, _ announcer: Daemon.Announcer?) throws(Ext4Error) {
         jext4_prepare_signals()
         // What this process allocates must not wait for writeback to itself. It needs a privilege, and is a hint.
         _ = jext4_set_io_flusher()
+        jext4_limit_arenas(arenaLimit)
         let log = Logger(label: "jext4") { _ in ServerLogHandler(usesSystemLog: announcer != nil) }
         let volume = try open(plan)
         let served: ServedMount

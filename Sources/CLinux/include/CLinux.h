@@ -14,6 +14,9 @@ ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offs
 int jext4_punch(int fd, off_t offset, off_t count);
 /// Starts the writing of what the page cache holds of a range, and does not wait: sync_file_range(2).
 int jext4_start_writing(int fd, off_t offset, off_t count);
+/// Bounds what malloc keeps for threads apart from each other (M_ARENA_MAX): a server of many threads that each hold
+/// little would spread its memory thin. Call before the threads start.
+void jext4_limit_arenas(int most);
 /// Names the calling thread; 15 bytes count.
 void jext4_name_thread(const char *name);
 /// Marks the calling process as part of the I/O path (PR_SET_IO_FLUSHER). Needs CAP_SYS_RESOURCE; -1 without it.

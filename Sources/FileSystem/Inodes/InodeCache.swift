@@ -14,7 +14,7 @@ final class InodeCache: Sendable {
         var unlinked: Set<UInt32> = []
         /// How many objects to have before looking for idle ones to drop.
         var limit = Self.idleLimit
-        static let idleLimit = 512
+        static let idleLimit = 256
     }
     private final class ShardBox: Sendable {
         let shard = Mutex(Shard())
