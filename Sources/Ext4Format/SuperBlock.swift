@@ -88,10 +88,6 @@ package struct SuperBlock: Equatable, Sendable {
         static var flags: LE<UInt32> { LE(0x160) }
         static var logGroupsPerFlex: LE<UInt8> { LE(0x174) }
         static var checksumType: LE<UInt8> { LE(0x175) }
-        package static var kilobytesWritten: LE<UInt64> { LE(0x178) }
-        package static var errorCount: LE<UInt32> { LE(0x194) }
-        package static var firstErrorTime: LE<UInt32> { LE(0x198) }
-        package static var lastErrorTime: LE<UInt32> { LE(0x1CC) }
         static func backupGroup(_ index: Int) -> LE<UInt32> { LE(0x24C + 4 * index) }
         static var checksumSeed: LE<UInt32> { LE(0x270) }
         static var orphanFileInode: LE<UInt32> { LE(0x280) }

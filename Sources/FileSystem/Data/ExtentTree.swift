@@ -77,21 +77,6 @@ struct ExtentTree {
         return extents.last
     }
 
-    /// The blocks of the tree itself, leaves and inner nodes, without the root.
-    func nodeBlocks() throws(Ext4Error) -> [FSBlock] {
-        var result: [FSBlock] = []
-        var pending = [try root()]
-        while let node = pending.popLast() {
-            guard case .inner(let indexes) = node.entries else { continue }
-            for index in indexes {
-                result.append(index.child)
-                guard result.count <= volume.superBlock.blockCount else { throw damage("endless tree") }
-                pending.append(try child(index.child, depth: node.depth - 1).node)
-            }
-        }
-        return result
-    }
-
     private func damage(_ what: String) -> Ext4Error {
         .corrupt("extent tree", where: "inode \(inode.number.rawValue): \(what)")
     }
