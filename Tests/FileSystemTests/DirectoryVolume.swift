@@ -51,7 +51,7 @@ final class DirectoryVolume {
     static let hasKernelMounts =
         isCI || hasTools && geteuid() == 0 && FileManager.default.fileExists(atPath: "/dev/loop-control")
 
-    private static func find(_ tool: String) -> String? {
+    static func find(_ tool: String) -> String? {
         ["/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"].map { $0 + tool }
             .first { FileManager.default.isExecutableFile(atPath: $0) }
     }

@@ -19,7 +19,7 @@ private final class AttributeVolume {
         path = NSTemporaryDirectory() + "xattr-fs-\(UUID().uuidString).img"
         try #require(FileManager.default.createFile(atPath: path, contents: nil))
         try #require(truncate(path, 16 << 20) == 0)
-        _ = try Self.run("mke2fs", ["-q", "-F", "-t", "ext4"] + options + [path])
+        _ = try DirectoryVolume.run("mke2fs", ["-q", "-F", "-t", "ext4"] + options + [path])
     }
     deinit { unlink(path) }
 
@@ -31,10 +31,10 @@ private final class AttributeVolume {
             throw error
         }
         try fileSystem.unmount()
-        if isSound { _ = try Self.run("e2fsck", ["-fn", path]) }
+        if isSound { _ = try DirectoryVolume.run("e2fsck", ["-fn", path]) }
     }
 
-    func debugfs(_ command: String) throws -> String { try Self.run("debugfs", ["-w", "-R", command, path]) }
+    func debugfs(_ command: String) throws -> String { try DirectoryVolume.run("debugfs", ["-w", "-R", command, path]) }
 
     /// Runs `script` in sh with the kernel's mount of the image as $M.
     @discardableResult func mountedByKernel(_ script: String) throws -> String {
@@ -42,33 +42,13 @@ private final class AttributeVolume {
         try FileManager.default.createDirectory(atPath: point, withIntermediateDirectories: false)
         defer { rmdir(point) }
         let mount = "mount -o loop,acl,user_xattr \(path) \(point); trap 'umount \(point)' EXIT; M=\(point)\n"
-        return try Self.run("sh", ["-ec", mount + script])
+        return try DirectoryVolume.run("sh", ["-ec", mount + script])
     }
 
-    static let isCI = ProcessInfo.processInfo.environment["CI"] == "true"
-    static let hasTools = isCI || ["mke2fs", "debugfs", "e2fsck"].allSatisfy { find($0) != nil }
+    static let hasTools = DirectoryVolume.hasTools
     static let hasKernelMounts =
-        isCI
-        || hasTools && geteuid() == 0 && FileManager.default.fileExists(atPath: "/dev/loop-control")
-            && find("setfattr") != nil && find("setfacl") != nil
-
-    private static func find(_ tool: String) -> String? {
-        ["/usr/sbin/", "/sbin/", "/usr/bin/", "/bin/"].map { $0 + tool }
-            .first { FileManager.default.isExecutableFile(atPath: $0) }
-    }
-
-    private static func run(_ tool: String, _ arguments: [String]) throws -> String {
-        let process = Process(), output = Pipe()
-        process.executableURL = URL(fileURLWithPath: try #require(find(tool), "\(tool) is not installed"))
-        process.arguments = arguments
-        process.standardOutput = output
-        process.standardError = output
-        try process.run()
-        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        try #require(process.terminationStatus == 0, "\(tool) \(arguments): \(text)")
-        return text
-    }
+        DirectoryVolume.isCI
+        || DirectoryVolume.hasKernelMounts && ["setfattr", "setfacl"].allSatisfy { DirectoryVolume.find($0) != nil }
 }
 
 extension FileSystem {
