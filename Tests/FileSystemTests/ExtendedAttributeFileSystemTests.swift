@@ -34,7 +34,9 @@ private final class AttributeVolume {
         if isSound { _ = try DirectoryVolume.run("e2fsck", ["-fn", path]) }
     }
 
-    func debugfs(_ command: String) throws -> String { try DirectoryVolume.run("debugfs", ["-w", "-R", command, path]) }
+    func debugfs(_ command: String) throws -> String {
+        try DirectoryVolume.run("debugfs", ["-w", "-R", command, path])
+    }
 
     /// Runs `script` in sh with the kernel's mount of the image as $M.
     @discardableResult func mountedByKernel(_ script: String) throws -> String {
