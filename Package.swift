@@ -39,22 +39,27 @@ let package = Package(
             dependencies: ["Ext4Format", "BlockIO", "Threads", "FileSystem", "CLinux", "CFuse3", "CFuseShims", log],
             swiftSettings: strict),
         .target(
+            name: "Offline", dependencies: ["Ext4Format", "BlockIO", "Journal", "FileSystem", "CLinux"],
+            swiftSettings: strict),
+        .target(
             name: "CrashLab", dependencies: ["FileSystem", "CXXHash"], swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
-            name: "replay", dependencies: ["FileSystem", "CrashLab", "CExt2fs", arguments], swiftSettings: strict),
+            name: "replay", dependencies: ["FileSystem", "Offline", arguments], swiftSettings: strict),
         .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
-        .systemLibrary(name: "CExt2fs", pkgConfig: "ext2fs", providers: [.apt(["libext2fs-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
         .testTarget(name: "Ext4FormatTests", dependencies: ["Ext4Format"], swiftSettings: tests),
         .testTarget(name: "BlockIOTests", dependencies: ["BlockIO", "CrashLab"], swiftSettings: tests),
         .testTarget(
-            name: "JournalTests", dependencies: ["Journal", "BlockIO", "Ext4Format", "Threads", "CrashLab", "replay"],
+            name: "JournalTests",
+            dependencies: [
+                "Journal", "BlockIO", "Ext4Format", "FileSystem", "Threads", "CrashLab", "Offline", "replay",
+            ],
             swiftSettings: tests),
         .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
-        .testTarget(name: "ServerTests", dependencies: ["Server"], swiftSettings: tests),
+        .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
         .testTarget(name: "CrashTests", dependencies: ["CrashLab", "FileSystem"], swiftSettings: tests),
     ]
 )

@@ -9,9 +9,9 @@ fail() { say "$*"; exit 1; }
 
 packages_for() {
     case $1 in
-        build) echo g++ libc6-dev make pkg-config git ca-certificates libfuse3-dev libext2fs-dev libxxhash-dev ;;
+        build) echo g++ libc6-dev make pkg-config git ca-certificates libfuse3-dev libxxhash-dev ;;
         run) echo fuse3 e2fsprogs mount util-linux ;;
-        test) echo python3 acl attr sqlite3 stress-ng tar ;;
+        test) echo python3 acl attr sqlite3 stress-ng tar fuse2fs ;;
         bench) echo python3 fio fuse2fs tar ;;
         *) fail "unknown set of packages: $1 (known: build run test bench)" ;;
     esac

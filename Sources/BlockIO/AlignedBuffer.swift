@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import Glibc
 internal import Synchronization
 
 /// Memory that a device may transfer into directly: aligned to `alignment` bytes (smaller blocks to their own size), of
@@ -37,6 +38,11 @@ internal import Synchronization
     ) throws(E) -> R {
         var span = unsafe MutableRawSpan(_unsafeStart: base, byteCount: byteCount)
         return try body(&span)
+    }
+
+    /// Whether both hold the same bytes.
+    package func isEqual(to other: AlignedBuffer) -> Bool {
+        unsafe byteCount == other.byteCount && memcmp(base, other.base, byteCount) == 0
     }
 
     /// For system calls that take many buffers; valid while the buffer lives.

@@ -30,6 +30,7 @@ package final class ImageClaim: Sendable {
                 throw .refused("\(path) is in use: another mount holds it")
             }
             if isBlockDevice { try Self.probe(path, path) } else { try Self.checkLoopDevices(path, status) }
+            try Self.checkMountTable(path, status)
             if let lockFile { try Self.make(lockFile) }
         } catch {
             close(opened)
@@ -77,6 +78,20 @@ package final class ImageClaim: Sendable {
                 status.st_ino == image.st_ino
             else { continue }
             try probe("/dev/\(name)", path)
+        }
+    }
+
+    /// A FUSE server that locks nothing, as fuse2fs, shows only as the source of its mount. Ours lock.
+    private static func checkMountTable(_ path: String, _ image: stat) throws(Ext4Error) {
+        let records = MountTable.records(in: readText("/proc/self/mountinfo") ?? "")
+        for record in records where record.source.hasPrefix("/") && !record.isOurs {
+            var status = stat()
+            guard unsafe stat(record.source, &status) == 0 else { continue }
+            let isSame =
+                image.st_mode & S_IFMT == S_IFBLK
+                ? status.st_mode & S_IFMT == S_IFBLK && status.st_rdev == image.st_rdev
+                : status.st_dev == image.st_dev && status.st_ino == image.st_ino
+            guard !isSame else { throw .refused("\(path) is in use: mounted at \(record.directory)") }
         }
     }
 

@@ -2,14 +2,20 @@
 #include "CLinux.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <malloc.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
 #endif
 
 const int jext4_o_direct = O_DIRECT;
+const int jext4_seek_data = SEEK_DATA, jext4_seek_hole = SEEK_HOLE;
+
+int jext4_clone(int to, int from) { return ioctl(to, FICLONE, from); }
 
 ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through) {
     return pwritev2(fd, vectors, count, offset, through ? RWF_DSYNC : 0);

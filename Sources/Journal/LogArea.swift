@@ -50,6 +50,13 @@ package final class LogArea: Sendable {
         runs.contains { block.rawValue >= $0.start && block.rawValue - $0.start < UInt64($0.count) }
     }
 
+    /// Where a block of the log lies on its device. The position lies within the area.
+    package func home(of position: UInt32) -> FSBlock {
+        precondition(position < blockCount)
+        let run = runs[indexOfRun(with: position)]
+        return FSBlock(run.start + UInt64(position - run.log))
+    }
+
     /// Reads `count` blocks from `first` into the start of `buffer`. The range lies within the area.
     package func read(_ first: UInt32, count: Int, into buffer: AlignedBuffer) throws(Ext4Error) {
         try buffer.withMutableBytes { bytes throws(Ext4Error) in

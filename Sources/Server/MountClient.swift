@@ -1,4 +1,4 @@
-internal import BlockIO
+package import BlockIO
 internal import CFuseShims
 package import Ext4Format
 internal import Glibc

@@ -3,30 +3,43 @@ internal import Ext4Format
 internal import FileSystem
 internal import Glibc
 internal import Journal
+internal import Offline
 
-/// An image that this process has claimed and opened.
+/// An image that this process has claimed, opened for reading.
 struct OpenImage {
     let device: FileDevice
     let volume: OfflineVolume
     private let claim: ImageClaim
+    private let offset: UInt64
 
-    /// A command that only reads takes a shared claim and cannot write.
+    /// A command that only reads takes a shared claim. One that writes opens the image for that only when all has been
+    /// decided: `target`.
     init(_ options: ImageOptions, forWriting: Bool) throws(Ext4Error) {
-        guard let resolved = unsafe realpath(options.image, nil) else {
-            throw .refused("cannot open \(options.image): \(systemText(errno))")
-        }
-        defer { unsafe free(resolved) }
-        let path = unsafe String(cString: resolved)
-        claim = try ImageClaim(path, readOnly: !forWriting, lockFile: nil)
+        claim = try Self.claim(options.image, forWriting: forWriting)
+        offset = options.offset
         // Through the page cache: the log is read once to verify it and once to apply it.
-        device = try FileDevice(path: path, readOnly: !forWriting, direct: false, start: options.offset)
+        device = try FileDevice(path: claim.path, readOnly: true, direct: false, start: offset)
         volume = try OfflineVolume(on: device)
+    }
+
+    static func claim(_ image: String, forWriting: Bool) throws(Ext4Error) -> ImageClaim {
+        guard let path = resolvedPath(image) else {
+            throw .refused("cannot open \(image): \(systemText(errno))")
+        }
+        return try ImageClaim(path, readOnly: !forWriting, lockFile: nil)
+    }
+
+    /// The whole file, boot sectors and neighbours of the volume too.
+    func copy(to path: String) throws(Ext4Error) { try ImageCopy.make(of: claim.path, at: path) }
+
+    /// The image, or its copy, for writing.
+    func target(_ copy: String?) throws(Ext4Error) -> FileDevice {
+        try FileDevice(path: copy ?? claim.path, readOnly: false, direct: false, start: offset)
     }
 
     /// For each copy of the plan, in order, whether its home holds other bytes now.
     func changes(by plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> [Bool] {
-        let after = OverlayDevice(over: device)
-        try plan.apply(from: journal.log, to: after)
+        let after = plan.replayed(over: device, from: journal.log)
         let size = volume.superBlock.blockByteCount
         let old = AlignedBuffer(byteCount: size), new = AlignedBuffer(byteCount: size)
         var changes: [Bool] = []
@@ -34,12 +47,7 @@ struct OpenImage {
         for copy in plan.copies {
             try device.read(into: old, at: copy.home.rawValue * UInt64(size))
             try after.read(into: new, at: copy.home.rawValue * UInt64(size))
-            let differs = old.withBytes { old in
-                new.withBytes { new in
-                    stride(from: 0, to: size, by: 8).contains { old[LE<UInt64>($0)] != new[LE<UInt64>($0)] }
-                }
-            }
-            changes.append(differs)
+            changes.append(!old.isEqual(to: new))
         }
         return changes
     }

@@ -155,6 +155,12 @@ struct Report {
             line)
     }
 
+    func undone(blocks: Int) {
+        var line = JSONLine(type: "undone")
+        line.add("blocks", blocks)
+        say("took back \(blocks) blocks", line)
+    }
+
     // MARK: Words
 
     private func add(_ problem: RecoveryPlan.Problem?, to line: inout JSONLine) {

@@ -12,6 +12,9 @@ enum E2fsprogs {
     }
     /// Skips where the tools are missing, and fails there when CI is set.
     static let isPresent = isCI || (has("mke2fs") && has("e2fsck") && has("debugfs"))
+    static let hasLoopMounts = isCI || geteuid() == 0 && access("/dev/loop-control", R_OK | W_OK) == 0
+    static let hasFuse2fs =
+        isCI || geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0 && access("/usr/bin/fuse2fs", X_OK) == 0
     static let need: Comment = "needs mke2fs, e2fsck and debugfs"
 
     /// The shared fixtures: JEXT4_SHARED, or ../shared beside the package.

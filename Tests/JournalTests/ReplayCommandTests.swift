@@ -1,27 +1,6 @@
 import Foundation
 import Testing
 
-/// Runs the command that was built beside the tests.
-private func replay(_ arguments: String...) throws -> E2fsprogs.Result {
-    let folder = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
-    return try E2fsprogs.run([folder.appendingPathComponent("jext4-replay").path] + arguments)
-}
-
-/// An image whose log debugfs wrote: two transactions over the blocks of a file, of which one can be damaged.
-private func dirtyImage() throws -> (image: ImageFile, homes: [UInt64], log: UInt64) {
-    let image = try ImageFile.make(["-t", "ext4", "-b", "1024"], size: "16M")
-    let payload = ImageFile()
-    try Data(repeating: 0x5A, count: 8192).write(to: URL(fileURLWithPath: payload.path))
-    _ = try image.debugfs(["write \(payload.path) payload"])
-    let homes = try image.blocks(of: "/payload")
-    try Data(repeating: 0xC3, count: 8192).write(to: URL(fileURLWithPath: payload.path))
-    _ = try image.debugfs([
-        "journal_open -c", "journal_write -b \(homes[0]),\(homes[1]) \(payload.path)",
-        "journal_write -b \(homes[2]) \(payload.path)", "journal_close",
-    ])
-    return (image, homes, try #require(try image.blocks(of: "<8>").first))
-}
-
 /// show and plan write nothing and tell what apply then does; a second apply has nothing to do.
 @Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need)) func theCommandReplays() throws {
     // The exit status is what scripts go by, and a look must never change an image.
@@ -52,7 +31,7 @@ private func dirtyImage() throws -> (image: ImageFile, homes: [UInt64], log: UIn
     let (image, homes, log) = try dirtyImage()
     let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
     // The logged copy of the second transaction: super block, descriptor, two blocks, commit, descriptor, block.
-    try file.seek(toOffset: (log + 6) * 1024 + 100)
+    try file.seek(toOffset: log[6] * 1024 + 100)
     try file.write(contentsOf: Data([0]))
     try file.close()
     let before = try image.bytes()
@@ -75,4 +54,46 @@ private func dirtyImage() throws -> (image: ImageFile, homes: [UInt64], log: UIn
     try Data(count: 1 << 20).write(to: URL(fileURLWithPath: image.path))
     let result = try replay("show", image.path)
     #expect(result.status == 8 && result.output.contains("not an ext4 file system"))
+}
+
+/// Two programs that write one volume destroy it: what anybody has mounted or claimed is refused, at any offset.
+@Test(.enabled(if: E2fsprogs.hasLoopMounts && E2fsprogs.isPresent, "needs root and loop devices"))
+func theCommandRefusesImagesInUse() throws {
+    let (image, _, _) = try dirtyImage()
+    try E2fsprogs.run(["e2fsck", "-fy", image.path])
+    let disk = ImageFile()
+    try (Data(count: 1 << 20) + Data(try image.bytes())).write(to: URL(fileURLWithPath: disk.path))
+    let folder = NewPath()
+    try FileManager.default.createDirectory(atPath: folder.path, withIntermediateDirectories: false)
+    let mounted = try E2fsprogs.run(["mount", "-o", "loop,offset=1048576", disk.path, folder.path])
+    try #require(mounted.status == 0, "\(mounted.output)")
+    defer { _ = try? E2fsprogs.run(["umount", folder.path]) }
+    let device = try E2fsprogs.run(["findmnt", "-no", "SOURCE", folder.path]).output.trimmingCharacters(in: .newlines)
+    for arguments in [["--offset", "1048576", disk.path], [device]] {
+        for command in ["show", "plan", "apply"] {
+            let result = try replay([command] + arguments)
+            #expect(result.status == 8 && result.output.contains("in use"), "\(command): \(result.output)")
+        }
+    }
+    let undo = NewPath()
+    #expect(try replay("apply", "--undo", undo.path, image.path).status == 0)
+    // Held as a server holds it.
+    let held = open(image.path, O_RDWR)
+    defer { close(held) }
+    #expect(flock(held, LOCK_EX | LOCK_NB) == 0)
+    #expect(try replay("apply", image.path).status == 8)
+    #expect(try replay("show", image.path).status == 8)
+}
+
+/// fuse2fs takes no lock: only the mount table tells.
+@Test(.enabled(if: E2fsprogs.hasFuse2fs && E2fsprogs.isPresent, "needs fuse2fs and root"))
+func theCommandRefusesWhatFuse2fsHasMounted() throws {
+    let image = try ImageFile.make(["-t", "ext4", "-b", "1024"], size: "4M")
+    let folder = NewPath()
+    try FileManager.default.createDirectory(atPath: folder.path, withIntermediateDirectories: false)
+    let mounted = try E2fsprogs.run(["fuse2fs", image.path, folder.path])
+    try #require(mounted.status == 0, "\(mounted.output)")
+    defer { _ = try? E2fsprogs.run(["umount", folder.path]) }
+    let result = try replay("apply", image.path)
+    #expect(result.status == 8 && result.output.contains(folder.path), "\(result.output)")
 }

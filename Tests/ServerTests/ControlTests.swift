@@ -1,3 +1,4 @@
+import BlockIO
 import Ext4Format
 import Glibc
 import Server

@@ -8,6 +8,10 @@
 
 /// The O_DIRECT flag of open(2).
 extern const int jext4_o_direct;
+/// The positions of lseek(2) that a sparse file has.
+extern const int jext4_seek_data, jext4_seek_hole;
+/// Makes the file `to` share all blocks of the file `from` (FICLONE): -1 where the file system cannot.
+int jext4_clone(int to, int from);
 /// pwritev2(2), with RWF_DSYNC when `through` is set.
 ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through);
 /// Punches a hole and keeps the size: fallocate(2).

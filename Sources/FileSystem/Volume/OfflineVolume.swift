@@ -12,16 +12,20 @@ package struct OfflineVolume {
     package let journal: JournalLocation?
     private let device: any BlockDevice
     private let file: SuperBlockFile
+    /// The super block at home is damaged; the log may hold it whole, as after a replay that was cut short.
+    private let isTorn: Bool
 
     package init(on device: any BlockDevice) throws(Ext4Error) {
         self.device = device
         file = try SuperBlockFile(device: device)
-        superBlock = try file.decoded()
+        isTorn = file.isTorn
+        superBlock = isTorn ? try file.decodedUnchecked() : try file.decoded()
         let unnamed = Features.names(superBlock.features.incompatible).filter { $0.hasPrefix("FEATURE_") }
         guard unnamed.isEmpty else {
             throw .unsupported(features: unnamed, hint: "the volume was made by a newer system")
         }
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
+        if isTorn && !hasJournal { _ = try file.decoded() }
         journal = hasJournal ? try JournalLocation(on: device, superBlock) : nil
     }
 
@@ -38,14 +42,49 @@ package struct OfflineVolume {
     /// Replays, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does. Orphans are left to
     /// the next mount. s_errno stays in the journal, for the next mount to hear of.
     package func apply(_ plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> ReplayCounters {
+        guard !isTorn || plan.copies.contains(where: { $0.home == superBlock.superBlockPlace.block }) else {
+            throw .corrupt("super block", where: "checksum, and the log holds no copy")
+        }
         let counters = try plan.apply(from: journal.log, to: device)
         if !plan.isEmpty { try plan.markEmpty(journal.log) }
         // The replay may have written the super block.
         try file.reread()
+        try Self.clearNeedsRecovery(file)
+        return counters
+    }
+
+    private static func clearNeedsRecovery(_ file: SuperBlockFile) throws(Ext4Error) {
         let now = try file.decoded()
         if now.features.incompatible.contains(.needsRecovery) {
             try file.setNeedsRecovery(false, hasChecksums: now.hasMetadataChecksums)
         }
-        return counters
+    }
+
+    /// The blocks that `apply` writes, in any order. The log must lie on the volume's own device.
+    package func blocksChanged(by plan: RecoveryPlan, _ journal: JournalLocation) -> [FSBlock] {
+        plan.copies.map(\.home) + [journal.log.home(of: 0), superBlock.superBlockPlace.block]
+    }
+
+    /// The 1,024 bytes of the super block as `apply` leaves it. Writes nothing.
+    package func superBlock(after plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> AlignedBuffer {
+        let after = OverlayDevice(over: plan.replayed(over: device, from: journal.log))
+        try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
+        return try after.superBlockBytes()
+    }
+}
+
+extension BlockDevice {
+    /// The 1,024 bytes of the super block as they stand, whatever the size of a sector.
+    package func superBlockBytes() throws(Ext4Error) -> AlignedBuffer {
+        let sector = sectorByteCount
+        let low = SuperBlock.byteOffset / sector * sector
+        let high = (SuperBlock.byteOffset + SuperBlock.byteCount + sector - 1) / sector * sector
+        let sectors = AlignedBuffer(byteCount: high - low), bytes = AlignedBuffer(byteCount: SuperBlock.byteCount)
+        try read(into: sectors, at: UInt64(low))
+        let start = SuperBlock.byteOffset - low
+        sectors.withBytes { all in
+            bytes.withMutableBytes { $0.copy(all.extracting(start..<start + SuperBlock.byteCount), at: 0) }
+        }
+        return bytes
     }
 }

@@ -1,4 +1,3 @@
-internal import BlockIO
 internal import Glibc
 
 /// One line of /proc/self/mountinfo.

@@ -1,2 +1,0 @@
-#include <ext2fs/ext2_fs.h>
-#include <ext2fs/ext2fs.h>

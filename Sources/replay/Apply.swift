@@ -1,0 +1,93 @@
+internal import ArgumentParser
+internal import BlockIO
+internal import Ext4Format
+internal import FileSystem
+internal import Journal
+internal import Offline
+
+struct Apply: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Replay the log into the image and mark it empty.",
+        discussion: """
+            Nothing is written before the whole log has been verified. A log with damage in its middle is left alone \
+            unless --up-to-damage says to apply what precedes the damage and to drop the rest for good.
+
+            Examples:
+              jext4-replay apply disk.img
+              jext4-replay apply --undo disk.undo disk.img    and to take it back: jext4-replay undo disk.undo disk.img
+              jext4-replay apply --output fixed.img disk.img
+            """)
+    @Flag(help: "Apply what precedes damage, and lose what lies behind it.")
+    var upToDamage = false
+    @Option(
+        help: ArgumentHelp(
+            "First save in this new file what will be changed, for jext4-replay undo or e2undo.", valueName: "file"),
+        completion: .file())
+    var undo: String?
+    @Option(
+        help: ArgumentHelp("Replay into a copy, this new file, and leave the image alone.", valueName: "file"),
+        completion: .file())
+    var output: String?
+    @OptionGroup var options: ImageOptions
+
+    func validate() throws {
+        guard undo == nil || output == nil else {
+            throw ValidationError("--undo is for the image itself; --output leaves it alone")
+        }
+    }
+
+    func run() throws {
+        let image = try OpenImage(options, forWriting: output == nil)
+        let report = Report(json: options.json)
+        guard let journal = image.volume.journal else {
+            if let output { try image.copy(to: output) }
+            return report.noJournal(options.image)
+        }
+        let plan = try image.volume.plan(journal)
+        try refuse(plan, report)
+        let isNeeded = !plan.isEmpty || image.volume.needsRecovery
+        if isNeeded, let undo { try save(undo, image, plan, journal) }
+        if let output { try image.copy(to: output) }
+        guard isNeeded else { return report.end(of: plan) }
+        do {
+            let counters = try replay(plan, into: try image.target(output))
+            report.result(of: plan, counters)
+        } catch {
+            if let output { NewFile.remove(output) }
+            throw error
+        }
+        report.end(of: plan)
+        throw Status(plan.isDamaged ? Status.changed | Status.damaged : Status.changed)
+    }
+
+    /// What must not be applied, or not without its owner's word.
+    private func refuse(_ plan: RecoveryPlan, _ report: Report) throws {
+        if plan.hasFastCommits {
+            report.end(of: plan)
+            throw Ext4Error.unsupported(
+                features: ["fast_commit"], hint: "the log ends with fast commits, which only Linux replays so far")
+        }
+        if plan.isDamaged && !upToDamage {
+            report.end(of: plan)
+            Output.write("jext4-replay: the log is damaged and was not applied; see --up-to-damage\n", toErrors: true)
+            throw Status(Status.damaged)
+        }
+    }
+
+    /// On the medium before the image is opened for writing.
+    private func save(
+        _ path: String, _ image: OpenImage, _ plan: RecoveryPlan, _ journal: JournalLocation
+    ) throws(Ext4Error) {
+        let writer = UndoWriter(
+            of: image.volume.blocksChanged(by: plan, journal), on: image.device,
+            blockByteCount: image.volume.superBlock.blockByteCount)
+        try writer.save(
+            to: path, superBlock: try image.volume.superBlock(after: plan, journal), offset: options.offset)
+    }
+
+    private func replay(_ plan: RecoveryPlan, into device: FileDevice) throws(Ext4Error) -> ReplayCounters {
+        let volume = try OfflineVolume(on: device)
+        guard let journal = volume.journal else { throw .corrupt("super block", where: "it has lost its journal") }
+        return try volume.apply(plan, journal)
+    }
+}
