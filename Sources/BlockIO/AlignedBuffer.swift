@@ -54,6 +54,7 @@ internal import Synchronization
 private enum AlignedMemory {
     private static let slabByteCount = 256 << 10
     private static let largest = 4096
+    private static let hugeByteCount = 2 << 20
     /// Free blocks by size: 512, 1,024, 2,048 and 4,096 bytes.
     private static let free = Mutex<[[UInt]]>([[], [], [], []])
 
@@ -63,9 +64,7 @@ private enum AlignedMemory {
     }
 
     static func allocate(_ byteCount: Int) -> UnsafeMutableRawPointer {
-        guard let index = sizeClass(byteCount) else {
-            return .allocate(byteCount: byteCount, alignment: AlignedBuffer.alignment)
-        }
+        guard let index = sizeClass(byteCount) else { return unsafe allocateLarge(byteCount) }
         let address = free.withLock { free in
             if let address = free[index].popLast() { return address }
             let slab = UInt(
@@ -78,6 +77,17 @@ private enum AlignedMemory {
         guard let pointer = unsafe UnsafeMutableRawPointer(bitPattern: address) else {
             preconditionFailure("no memory")
         }
+        return unsafe pointer
+    }
+
+    /// Memory of many MiB is asked for in huge pages: with small ones their faults cost more than what they are for.
+    private static func allocateLarge(_ byteCount: Int) -> UnsafeMutableRawPointer {
+        guard byteCount >= hugeByteCount else {
+            return .allocate(byteCount: byteCount, alignment: AlignedBuffer.alignment)
+        }
+        let pointer = UnsafeMutableRawPointer.allocate(byteCount: byteCount, alignment: hugeByteCount)
+        // A hint: without huge pages it is slower.
+        _ = unsafe madvise(pointer, byteCount, MADV_HUGEPAGE)
         return unsafe pointer
     }
 

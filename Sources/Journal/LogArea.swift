@@ -8,6 +8,8 @@ package final class LogArea: Sendable {
     package let blockByteCount: Int
     /// Blocks of the whole area.
     package let blockCount: UInt32
+    /// The log block with the journal super block: 0, but on a journal device.
+    package let superBlockPosition: UInt32
     private let runs: [Run]
 
     private struct Run: Sendable {
@@ -16,10 +18,12 @@ package final class LogArea: Sendable {
         let count: UInt32
     }
 
-    /// `runs` are the extents of the journal inode in file order (or one run of a journal device). A run outside the
-    /// device, an overlap or a length past 2^32 blocks is `.corrupt`.
+    /// `runs` are the extents of the journal inode in file order. On a journal device they are the whole device: there
+    /// log blocks count from its start, and the super block of the log comes after that of the device. A run outside
+    /// the device, an overlap or a length past 2^32 blocks is `.corrupt`.
     package init(
-        device: any BlockDevice, blockByteCount: Int, runs: [(start: FSBlock, count: UInt32)]
+        device: any BlockDevice, blockByteCount: Int, runs: [(start: FSBlock, count: UInt32)],
+        superBlockPosition: UInt32 = 0
     ) throws(Ext4Error) {
         precondition(blockByteCount % device.sectorByteCount == 0)
         let deviceBlocks = device.byteCount / UInt64(blockByteCount)
@@ -38,10 +42,11 @@ package final class LogArea: Sendable {
         for (a, b) in zip(sorted, sorted.dropFirst()) where a.start + UInt64(a.count) > b.start {
             throw .corrupt("journal mapping", where: "block \(b.start) mapped twice")
         }
-        guard total > 0 else { throw .corrupt("journal mapping", where: "no blocks") }
+        guard total > superBlockPosition else { throw .corrupt("journal mapping", where: "\(total) blocks") }
         self.device = device
         self.blockByteCount = blockByteCount
         blockCount = total
+        self.superBlockPosition = superBlockPosition
         self.runs = mapped
     }
 

@@ -1,34 +1,80 @@
 internal import BlockIO
 package import Ext4Format
 
-/// Reads a log forward in large runs; single blocks come out of the window. Not for more than one thread.
+/// Reads a log forward; single blocks come out of a window. Not for more than one thread.
+///
+/// The window grows as long as the reading goes straight on, and a long way is read ahead by threads. So a short log
+/// costs a small read, and a long one as much as the device needs for it.
 struct LogReader {
     private let log: LogArea
-    private let buffer: AlignedBuffer
-    private let capacity: UInt32
+    private var buffer: AlignedBuffer
     private var window: Range<UInt32> = 0..<0
-    private static let windowByteCount = 1 << 20
+    /// Bytes read one behind the other so far.
+    private var streak = 0
+    private var ahead: LogReadAhead?
+    /// Transfers of this reader's own thread, and pieces that were read ahead.
+    private(set) var readCount = 0
+
+    private static let smallestWindow = 64 << 10
+    private static let largestWindow = 1 << 20
+    /// A streak of this many bytes is worth threads.
+    private static let longStreak = 4 << 20
 
     init(log: LogArea) {
         self.log = log
-        capacity = UInt32(max(1, Self.windowByteCount / log.blockByteCount))
-        buffer = AlignedBuffer(byteCount: Int(capacity) * log.blockByteCount)
+        buffer = AlignedBuffer(byteCount: max(Self.smallestWindow, log.blockByteCount))
     }
 
-    /// Hands out log block `position`, reading from there to `limit` as far as the window goes when it is not at hand.
+    /// Hands out log block `position`, reading from there towards `limit` when it is not at hand. That a block behind
+    /// it cannot be read is no error.
     mutating func withBlock<R>(
         _ position: UInt32, limit: UInt32, _ body: (RawSpan) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
-        if !window.contains(position) {
-            let end = max(position + 1, min(limit, position.addingReportingOverflow(capacity).partialValue))
-            window = 0..<0
-            try log.read(position, count: Int(end - position), into: buffer)
-            window = position..<end
-        }
+        if !window.contains(position) { try load(position, limit) }
         let start = Int(position - window.lowerBound) * log.blockByteCount
         return try buffer.withBytes { bytes throws(Ext4Error) in
             try body(bytes.extracting(start..<start + log.blockByteCount))
         }
+    }
+
+    private mutating func load(_ position: UInt32, _ limit: UInt32) throws(Ext4Error) {
+        let goesOn = streak > 0 && position == window.upperBound
+        if !goesOn { streak = 0 }
+        if goesOn, let piece = ahead?.next() {
+            window = piece.range
+            buffer = piece.buffer
+            readCount += 1
+            return
+        }
+        if ahead != nil {
+            // The buffer belongs to what ends here.
+            ahead = nil
+            buffer = AlignedBuffer(byteCount: max(Self.smallestWindow, log.blockByteCount))
+        }
+        let byteCount = max(log.blockByteCount, min(max(streak, Self.smallestWindow), Self.largestWindow))
+        if buffer.byteCount < byteCount { buffer = AlignedBuffer(byteCount: byteCount) }
+        let wanted = UInt32(byteCount / log.blockByteCount)
+        try read(position, count: position < limit ? min(wanted, limit - position) : 1)
+        streak += window.count * log.blockByteCount
+        if streak >= Self.longStreak, window.upperBound < limit {
+            ahead = LogReadAhead(log, range: window.upperBound..<limit)
+        }
+    }
+
+    private mutating func read(_ position: UInt32, count: UInt32) throws(Ext4Error) {
+        window = 0..<0
+        var count = count
+        do throws(Ext4Error) {
+            try log.read(position, count: Int(count), into: buffer)
+        } catch {
+            guard count > 1 else { throw error }
+            // A bad sector behind the end of the log must not keep the log from being read.
+            count = 1
+            streak = 0
+            try log.read(position, count: 1, into: buffer)
+        }
+        readCount += 1
+        window = position..<position + count
     }
 }
 
@@ -36,7 +82,7 @@ extension LogArea {
     /// The journal super block as it stands on the device.
     package func readSuperBlock() throws(Ext4Error) -> JournalSuperBlock {
         let buffer = AlignedBuffer(byteCount: blockByteCount)
-        try read(0, count: 1, into: buffer)
+        try read(superBlockPosition, count: 1, into: buffer)
         return try buffer.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
     }
 }

@@ -11,12 +11,19 @@ struct LogScan {
     private let homeBlockCount: UInt64
     /// The log when homes on the same device must not lie in it.
     private let forbidden: LogArea?
+    private let log: LogArea
     private var reader: LogReader
     private var plan: RecoveryPlan
     private let detail: RecoveryPlan.Detail
+    private let options: RecoveryOptions
+    private let kept: KeptBlocks
     private var newest: [UInt64: RecoveryPlan.Copy] = [:]
-    /// The blocks of the current transaction.
+    /// The blocks of the current transaction, and where each is kept.
     private var blocks: [RecoveryPlan.LoggedBlock] = []
+    private var places: [UInt32] = []
+    /// Blocks that the current transaction revokes; only those of its first `readRevokeBlocks` revoke blocks.
+    private var revokes: [UInt64] = []
+    private var readRevokeBlocks = 0
     private var position: UInt32
     private var expected: TransactionID
     /// Log blocks passed, so that a log that bites its tail ends.
@@ -30,19 +37,24 @@ struct LogScan {
 
     init(
         _ superBlock: JournalSuperBlock, _ geometry: LogGeometry, log: LogArea, target: ReplayTarget,
-        detail: RecoveryPlan.Detail
+        detail: RecoveryPlan.Detail, options: RecoveryOptions
     ) {
         self.detail = detail
+        self.options = options
         format = JournalFormat(superBlock)
         self.geometry = geometry
         homeBlockCount = target.blockCount
         forbidden = target.sharesDeviceWithLog ? log : nil
+        self.log = log
         reader = LogReader(log: log)
+        // A listing is for eyes, not for replay.
+        let memory = detail == .everything ? 0 : min(options.memoryByteCount, Int(geometry.count) * log.blockByteCount)
+        kept = KeptBlocks(blockByteCount: log.blockByteCount, byteCount: memory)
         position = superBlock.start
         expected = superBlock.sequence
         plan = RecoveryPlan(
-            superBlock: superBlock, geometry: geometry, endPosition: superBlock.start, endID: superBlock.sequence,
-            nextSequence: superBlock.sequence)
+            superBlock: superBlock, geometry: geometry, limit: options.last, kept: kept, endPosition: superBlock.start,
+            endID: superBlock.sequence, nextSequence: superBlock.sequence)
     }
 
     mutating func run() throws(Ext4Error) -> RecoveryPlan {
@@ -50,8 +62,10 @@ struct LogScan {
         var stop: RecoveryPlan.Problem?
         while stop == nil { stop = try step() }
         if let stop { try conclude(at: stop) }
+        report(passed)
+        try checkLimit()
         plan.copies = newest.values.sorted { $0.home < $1.home }
-        if !plan.isDamaged {
+        if !plan.isDamaged && !plan.isCut {
             plan.hasFastCommits = try FastCommitProbe.hasTail(
                 for: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount, reader: &reader)
         }
@@ -74,7 +88,10 @@ struct LogScan {
             let isOurs = header?.transaction == expected
             return Sight(header: header, isTailValid: isOurs && format.isTailValid(block))
         }
-        guard let header = sight.header, header.transaction == expected else { return problem(.noBlock) }
+        guard let header = sight.header else { return problem(.noBlock) }
+        guard header.transaction == expected else {
+            return problem(header.transaction.isNewer(than: expected) ? .laterBlock : .olderBlock)
+        }
         if current == nil { current = RecoveryPlan.LoggedTransaction(id: expected, start: position) }
         switch header.type {
         case .descriptor: return sight.isTailValid ? try takeDescriptor() : problem(.descriptorChecksum)
@@ -97,6 +114,13 @@ struct LogScan {
     private mutating func move() {
         position = geometry.advance(position, by: 1)
         passed += 1
+        if passed % Self.progressBlockCount == 0 { report(passed) }
+    }
+
+    private static let progressBlockCount: UInt32 = 1024
+
+    private func report(_ blocks: UInt32) {
+        options.progress?(RecoveryProgress(phase: .scanning, done: Int(blocks), total: Int(geometry.count)))
     }
 
     private mutating func takeDescriptor() throws(Ext4Error) -> RecoveryPlan.Problem? {
@@ -118,11 +142,14 @@ struct LogScan {
     }
 
     private mutating func takeBlock(_ tag: JournalTag) throws(Ext4Error) {
-        let format = format, expected = expected
+        let format = format, expected = expected, kept = kept
         var sum = payload
+        var place = KeptBlocks.none
         let isValid = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
             if format.checksums == .v1 { sum = crc32BE(block, seed: sum) }
-            return format.tagChecksum(block, in: expected) == tag.checksum
+            guard format.tagChecksum(block, in: expected) == tag.checksum else { return false }
+            place = kept.keep(block)
+            return true
         }
         payload = sum
         let verdict: RecoveryPlan.Verdict
@@ -142,19 +169,30 @@ struct LogScan {
             RecoveryPlan.LoggedBlock(
                 position: position, home: tag.home, isEscaped: tag.flags.contains(.escaped), checksum: tag.checksum,
                 verdict: verdict))
+        places.append(place)
     }
 
     private mutating func takeRevoke() throws(Ext4Error) -> RecoveryPlan.Problem? {
         let format = format
+        var found: [UInt64] = []
+        // Memory is not for the log to decide: of very many records the rest is read again when they are needed.
+        let hasRoom = revokes.count < Self.revokeLimit && readRevokeBlocks == current?.revokeBlocks.count
         let count = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
-            format.revokeCount(of: block)
+            if hasRoom { format.forEachRevoke(in: block) { found.append($0.rawValue) } }
+            return format.revokeCount(of: block)
         }
         guard let count else { return problem(.revokeCount) }
+        if hasRoom {
+            revokes += found
+            readRevokeBlocks += 1
+        }
         current?.revokeBlocks.append(position)
         current?.revokeCount += count
         move()
         return nil
     }
+
+    private static let revokeLimit = 1 << 20
 
     private mutating func takeCommit() throws(Ext4Error) -> RecoveryPlan.Problem? {
         let format = format, payload = payload, hasSeenPayload = hasSeenPayload
@@ -171,12 +209,13 @@ struct LogScan {
         current?.time = time
         // With asynchronous commits the commit block may overtake what it commits: a bad transaction may be the end.
         if format.isAsync, damage == nil, let found = current?.problem { return found }
+        if let lastTime, time < lastTime, plan.timeRunsBackwards == nil { plan.timeRunsBackwards = expected }
         lastTime = time
         self.hasSeenPayload = hasSeenPayload || format.checksums == .v1
         try finishTransaction()
         move()
         expected = expected.next
-        if damage == nil {
+        if damage == nil && !plan.isCut {
             plan.endPosition = position
             plan.endID = expected
         }
@@ -196,85 +235,140 @@ struct LogScan {
 
     private mutating func finishTransaction() throws(Ext4Error) {
         guard let transaction = takeCurrent() else { return }
+        defer { forgetCurrent() }
         if damage == nil { damage = transaction.problem }
-        guard damage == nil else {
+        if let limit = options.last, transaction.id.isNewer(than: limit) { plan.isCut = true }
+        guard damage == nil, !plan.isCut else {
+            for place in places { kept.release(place) }
             plan.unapplied.append(transaction)
-            blocks.removeAll(keepingCapacity: true)
             return
         }
-        for block in blocks {
-            newest[block.home.rawValue] = RecoveryPlan.Copy(
+        for (block, place) in zip(blocks, places) {
+            let copy = RecoveryPlan.Copy(
                 home: block.home, position: block.position, isEscaped: block.isEscaped, checksum: block.checksum,
-                transaction: transaction.id)
+                transaction: transaction.id, place: place)
+            if let older = newest.updateValue(copy, forKey: block.home.rawValue) { kept.release(older.place) }
         }
-        blocks.removeAll(keepingCapacity: true)
         // A revoke hides copies of its own transaction and of older ones, and those are all that is known by now.
+        for home in revokes { hide(home) }
         let format = format
-        for position in transaction.revokeBlocks {
-            var hidden = 0
-            try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
-                format.forEachRevoke(in: block) { if newest.removeValue(forKey: $0.rawValue) != nil { hidden += 1 } }
+        var again = LogReader(log: log)
+        for position in transaction.revokeBlocks.dropFirst(readRevokeBlocks) {
+            var found: [UInt64] = []
+            try again.withBlock(position, limit: position + 1) { block throws(Ext4Error) in
+                format.forEachRevoke(in: block) { found.append($0.rawValue) }
             }
-            plan.revokedCopyCount += hidden
+            for home in found { hide(home) }
         }
         plan.transactions.append(transaction)
+    }
+
+    private mutating func hide(_ home: UInt64) {
+        guard let copy = newest.removeValue(forKey: home) else { return }
+        kept.release(copy.place)
+        plan.revokedCopyCount += 1
+    }
+
+    private mutating func forgetCurrent() {
+        blocks.removeAll(keepingCapacity: true)
+        places.removeAll(keepingCapacity: true)
+        revokes.removeAll(keepingCapacity: true)
+        readRevokeBlocks = 0
     }
 
     // MARK: The end
 
     private mutating func conclude(at stop: RecoveryPlan.Problem) throws(Ext4Error) {
+        var stop = stop
         let last = takeCurrent()
+        for place in places { kept.release(place) }
+        let ahead = try lookAhead(from: stop.position)
+        if ahead.isLeftover && ahead.newestCommit == nil {
+            stop = RecoveryPlan.Problem(kind: .leftover, position: stop.position)
+        }
         if var last {
             last.problem = last.problem ?? stop
             plan.unapplied.append(last)
         }
-        let later = try newestCommitAhead(of: stop.position)
-        if let damage {
-            let known = later ?? TransactionID(expected.rawValue &- 1)
-            plan.end = .damaged(damage, laterCommit: known)
-            plan.nextSequence = known.next.next
-        } else if let later {
-            plan.end = .damaged(stop, laterCommit: later)
-            plan.nextSequence = later.next.next
+        plan.stop = stop
+        // One further than the first missing transaction: parts of that one may lie in the log.
+        var next = expected.next
+        if let found = damage ?? (ahead.newestCommit == nil ? nil : stop) {
+            let known = ahead.newestCommit ?? TransactionID(expected.rawValue &- 1)
+            plan.end = .damaged(found, laterCommit: known)
+            next = known.next.next
         } else {
-            plan.end = last != nil ? .torn(stop) : .clean
-            // One further than the first missing transaction: parts of that one may lie in the log.
-            plan.nextSequence = plan.endID.next
+            plan.end = last == nil || stop.kind == .leftover ? .clean : .torn(stop)
         }
+        plan.nextSequence = next
     }
 
-    /// The newest valid commit from the expected sequence on in the blocks ahead.
+    /// What was asked for must be there: applying less than that would be silent.
+    private func checkLimit() throws(Ext4Error) {
+        guard let limit = options.last, plan.end != .empty, limit.next != plan.endID else { return }
+        let first = plan.superBlock.sequence.rawValue, end = plan.endID.rawValue
+        let good = first == end ? "no transaction of it is good" : "it is good from \(first) to \(end &- 1)"
+        throw .refused("the log cannot be applied up to transaction \(limit.rawValue): \(good)")
+    }
+
+    private struct Outlook {
+        var newestCommit: TransactionID?
+        /// A bad commit block of the expected transaction is older than the last good one.
+        var isLeftover = false
+    }
+
+    /// Looks for valid commits from the expected sequence on in the blocks ahead.
     ///
     /// A transaction has a descriptor at least every `tagsPerDescriptor` blocks. So where for several times that many,
     /// and for some MiB, no header of a transaction from the expected one on is seen, none was ever written, unless the
     /// damage is that wide. No transaction takes half the log, so half the log is far enough in any case.
-    private mutating func newestCommitAhead(of stop: UInt32) throws(Ext4Error) -> TransactionID? {
-        let format = format, expected = expected, lastTime = lastTime
+    private mutating func lookAhead(from stop: UInt32) throws(Ext4Error) -> Outlook {
         let span = geometry.count
         let patience = max(3 * (format.tagsPerDescriptor + 1), Self.patienceByteCount / format.blockByteCount)
-        var found: TransactionID?
+        var outlook = Outlook()
         var at = stop
         var quiet = 0
         // The block at the stop itself counts when it is of a later transaction.
         for _ in 0..<span / 2 + 2 where quiet <= patience {
-            let header: JournalHeader? = try reader.withBlock(at, limit: geometry.end) { block throws(Ext4Error) in
-                guard let header = JournalHeader(decoding: block) else { return nil }
-                let distance = header.transaction.rawValue &- expected.rawValue
-                guard distance < span else { return nil }
-                if header.type == .commit {
-                    guard format.isCommitValid(block) else { return nil }
-                    // Without checksums an old leftover could pass by chance: its time gives it away.
-                    if let lastTime, !format.hasBlockChecksums, format.commitTime(block) < lastTime { return nil }
-                }
-                return header
-            }
-            quiet = header == nil ? quiet + 1 : 0
-            if let header, header.type == .commit, found.map({ header.transaction.isNewer(than: $0) }) ?? true {
-                found = header.transaction
+            let sight = try sightAhead(at)
+            quiet = sight == .nothing ? quiet + 1 : 0
+            switch sight {
+            case .leftover: outlook.isLeftover = true
+            case .commit(let id):
+                if outlook.newestCommit.map({ id.isNewer(than: $0) }) ?? true { outlook.newestCommit = id }
+            case .nothing, .block: break
             }
             at = geometry.advance(at, by: 1)
         }
-        return found
+        return outlook
+    }
+
+    private enum SightAhead: Equatable {
+        case nothing
+        /// A block of a transaction from the expected one on.
+        case block
+        case commit(TransactionID)
+        case leftover
+    }
+
+    private mutating func sightAhead(_ position: UInt32) throws(Ext4Error) -> SightAhead {
+        let format = format, expected = expected, lastTime = lastTime, span = geometry.count
+        do throws(Ext4Error) {
+            return try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+                guard let header = JournalHeader(decoding: block) else { return .nothing }
+                let distance = header.transaction.rawValue &- expected.rawValue
+                guard distance < span else { return .nothing }
+                guard header.type == .commit else { return .block }
+                let isOlder = lastTime.map { format.commitTime(block) < $0 } ?? false
+                guard format.isCommitValid(block) else { return isOlder && distance == 0 ? .leftover : .nothing }
+                // Without checksums an old leftover could pass by chance: its time gives it away.
+                return isOlder && !format.hasBlockChecksums ? .nothing : .commit(header.transaction)
+            }
+        } catch {
+            // A bad sector behind the end: it may hide one commit, and no transaction needs it.
+            if case .io = error { return .nothing }
+            throw error
+        }
     }
 
     private static let patienceByteCount = 8 << 20
@@ -294,14 +388,14 @@ package struct ReplayTarget: Sendable {
 
 extension RecoveryPlan {
     /// Scans the log. Nothing is written. A super block that cannot be trusted is `.corrupt`, a read error `.io`; what
-    /// is wrong inside the log is part of the plan.
+    /// is wrong inside the log is part of the plan. `.refused` when the log has no good transaction `options.last`.
     package static func scan(
-        _ log: LogArea, for target: ReplayTarget, detail: Detail = .copies
+        _ log: LogArea, for target: ReplayTarget, detail: Detail = .copies, options: RecoveryOptions = RecoveryOptions()
     ) throws(Ext4Error) -> Self {
         let superBlock = try log.readSuperBlock()
         let geometry = try LogGeometry(
             superBlock, blockByteCount: log.blockByteCount, blockCount: log.blockCount)
-        var scan = LogScan(superBlock, geometry, log: log, target: target, detail: detail)
+        var scan = LogScan(superBlock, geometry, log: log, target: target, detail: detail, options: options)
         return try scan.run()
     }
 

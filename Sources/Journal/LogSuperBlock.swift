@@ -20,7 +20,7 @@ final class LogSuperBlock: Sendable {
     init(_ value: JournalSuperBlock, log: LogArea) throws(Ext4Error) {
         self.log = log
         buffer = AlignedBuffer(byteCount: log.blockByteCount)
-        try log.read(0, count: 1, into: buffer)
+        try log.read(log.superBlockPosition, count: 1, into: buffer)
         content = Mutex(Content(value: value))
     }
 
@@ -56,6 +56,8 @@ final class LogSuperBlock: Sendable {
 
     private func write(_ value: JournalSuperBlock) throws(Ext4Error) {
         buffer.withMutableBytes { bytes in value.encode(into: &bytes) }
-        try buffer.withBytes { bytes throws(Ext4Error) in try log.write(bytes, at: 0, mode: .throughToMedia) }
+        try buffer.withBytes { bytes throws(Ext4Error) in
+            try log.write(bytes, at: log.superBlockPosition, mode: .throughToMedia)
+        }
     }
 }

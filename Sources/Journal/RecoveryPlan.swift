@@ -64,8 +64,15 @@ package struct RecoveryPlan: Sendable {
             case homePastEnd = "home block past the end of the volume"
             case homeInLog = "home block inside the log"
             case blockType = "unknown block type"
-            /// Not a block of jbd2's own, or one with another sequence.
-            case noBlock = "no journal block with the expected sequence"
+            /// Not a block of jbd2's own: where nothing was ever written, or the damage hides what was.
+            case noBlock = "no journal block"
+            /// What the ring held before: the usual end of a log that has gone round.
+            case olderBlock = "a block of an older transaction"
+            /// A transaction is missing before it.
+            case laterBlock = "a block of a later transaction"
+            /// The expected sequence with a bad checksum, and a commit time before that of the last good commit: from
+            /// an earlier life of the log.
+            case leftover = "a block left over from an earlier use of the log"
             /// The log goes round without an end.
             case endless = "a log longer than its area"
         }
@@ -99,15 +106,27 @@ package struct RecoveryPlan: Sendable {
         package let isEscaped: Bool
         package let checksum: UInt32
         package let transaction: TransactionID
+        /// Where the scan has kept it.
+        var place: UInt32
     }
 
     package internal(set) var superBlock: JournalSuperBlock
     package internal(set) var geometry: LogGeometry
+    /// What the caller wanted to be the last transaction that is applied.
+    package let limit: TransactionID?
+    let kept: KeptBlocks
     /// Complete and valid, oldest first: what replay applies.
     package internal(set) var transactions: [LoggedTransaction] = []
     /// What begins behind the last of those and is not applied: torn, damaged, or behind damage.
     package internal(set) var unapplied: [LoggedTransaction] = []
     package internal(set) var end: End = .empty
+    /// What the scan met where it stopped. Behind a sound log: nothing of the journal, or what the ring held before.
+    package internal(set) var stop: Problem?
+    /// The first commit that is older by its clock than the one before it. Someone set the clock back: sequences and
+    /// checksums decide, as everywhere, and the transaction is applied.
+    package internal(set) var timeRunsBackwards: TransactionID?
+    /// Good transactions behind `limit` are not applied.
+    package internal(set) var isCut = false
     /// The log block where the scan stopped; the start of what is not applied.
     package internal(set) var endPosition: UInt32
     /// The first transaction that is not applied.
@@ -121,7 +140,7 @@ package struct RecoveryPlan: Sendable {
     /// The fast-commit area holds a valid tail for `endID`.
     package internal(set) var hasFastCommits = false
 
-    /// Whether acknowledged changes are lost.
+    /// Whether the log has lost acknowledged changes. Applying it then needs a `limit`: the owner's word.
     package var isDamaged: Bool { if case .damaged = end { true } else { false } }
     /// Whether there is nothing to write and the log is marked empty already.
     package var isEmpty: Bool { end == .empty }

@@ -6,102 +6,58 @@ package struct ReplayCounters: Equatable, Sendable {
     package var blocks = 0
     /// Transfers to the volume.
     package var writes = 0
+    /// Transfers from the log, beside those of the scan.
     package var reads = 0
 }
 
 // Replay is idempotent: until `markEmpty` the log stays as it is, so a crash in the middle is followed by the same one.
 
 extension RecoveryPlan {
-    /// The most log data held at once.
+    /// The most log data held at once beside what the scan has kept.
     private static var batchByteCount: Int { 32 << 20 }
-    /// Reading over a gap of this many bytes costs less than a transfer more.
-    private static var gapByteCount: Int { 64 << 10 }
 
-    /// Writes the newest copy of every block home, sorted and merged, then flushes. A plan with damage is applied up
-    /// to the damage: whether to is the caller's decision. Each block is checked once more as it is read: a log that
-    /// changed since the scan is `.corrupt`, with nothing of it written.
+    /// Writes the newest copy of every block home, sorted and merged, then flushes. Only blocks that were logged are
+    /// written. A plan with damage is applied up to the damage: whether to is the caller's decision. A block that the
+    /// scan did not keep is checked once more as it is read: a log that changed since the scan is `.corrupt`.
     @discardableResult
-    package func apply(from log: LogArea, to device: any BlockDevice) throws(Ext4Error) -> ReplayCounters {
-        var counters = ReplayCounters()
-        let size = log.blockByteCount
-        let most = max(1, Self.batchByteCount / size)
-        let batchBuffer = AlignedBuffer(byteCount: max(1, min(most, copies.count)) * size)
-        let readBuffer = AlignedBuffer(byteCount: max(1, (1 << 20) / size) * size)
-        var rest = copies[...]
-        while !rest.isEmpty {
-            let batch = rest.prefix(most)
-            rest = rest.dropFirst(batch.count)
-            try read(batch, from: log, into: batchBuffer, through: readBuffer, &counters)
-            try write(batch, from: batchBuffer, size, to: device, &counters)
-        }
+    package func apply(
+        from log: LogArea, to device: any BlockDevice, progress: RecoveryProgress.Handler? = nil
+    ) throws(Ext4Error) -> ReplayCounters {
+        var writer = HomeWriter(blockByteCount: log.blockByteCount, total: copies.count, device, progress)
+        // Each block has one copy in the plan, so the order of blocks is free: what is in memory goes in the order of
+        // the homes, what is not in the order of the log, some MiB at a time, and those again sorted.
+        try writer.write(copies.filter { $0.place != KeptBlocks.none }, from: kept)
+        let rest = copies.filter { $0.place == KeptBlocks.none }.sorted { logOrder($0) < logOrder($1) }
+        if !rest.isEmpty { try writeUnkept(rest, log, &writer) }
+        writer.report(.flushing)
         try device.flush()
-        return counters
+        return writer.counters
     }
 
-    /// Reads in log order, in runs, and puts each block where its home order wants it.
-    private func read(
-        _ batch: ArraySlice<Copy>, from log: LogArea, into buffer: AlignedBuffer, through readBuffer: AlignedBuffer,
-        _ counters: inout ReplayCounters
-    ) throws(Ext4Error) {
+    private func logOrder(_ copy: Copy) -> UInt32 { geometry.distance(from: superBlock.start, to: copy.position) }
+
+    private func writeUnkept(_ rest: [Copy], _ log: LogArea, _ writer: inout HomeWriter) throws(Ext4Error) {
+        let format = JournalFormat(superBlock)
         let size = log.blockByteCount
-        let capacity = UInt32(readBuffer.byteCount / size), gap = UInt32(Self.gapByteCount / size)
-        let order = batch.indices.sorted { batch[$0].position < batch[$1].position }
-        var next = 0
-        while next < order.count {
-            let first = batch[order[next]].position
-            var end = next + 1
-            var last = first
-            while end < order.count {
-                let position = batch[order[end]].position
-                guard position - first < capacity, position - last <= gap else { break }
-                last = position
-                end += 1
-            }
-            try log.read(first, count: Int(last - first) + 1, into: readBuffer)
-            counters.reads += 1
-            for index in order[next..<end] {
-                let source = Int(batch[index].position - first) * size
-                let target = (index - batch.startIndex) * size
-                try readBuffer.withBytes { bytes throws(Ext4Error) in
-                    try take(batch[index], bytes.extracting(source..<source + size), into: buffer, at: target)
+        let batchBlockCount = max(1, Self.batchByteCount / size)
+        let held = KeptBlocks(blockByteCount: size, byteCount: batchBlockCount * size)
+        var reader = LogReader(log: log)
+        for first in stride(from: 0, to: rest.count, by: batchBlockCount) {
+            var batch = Array(rest[first..<min(first + batchBlockCount, rest.count)])
+            for index in batch.indices {
+                let copy = batch[index]
+                batch[index].place = try reader.withBlock(copy.position, limit: geometry.end) {
+                    block throws(Ext4Error) in
+                    guard format.tagChecksum(block, in: copy.transaction) == copy.checksum else {
+                        throw .corrupt("logged block, good when it was scanned", where: "log block \(copy.position)")
+                    }
+                    return held.keep(block)
                 }
             }
-            next = end
+            try writer.write(batch.sorted { $0.home < $1.home }, from: held)
+            for copy in batch { held.release(copy.place) }
         }
-    }
-
-    private func take(
-        _ copy: Copy, _ bytes: RawSpan, into buffer: AlignedBuffer, at offset: Int
-    ) throws(Ext4Error) {
-        let format = JournalFormat(superBlock)
-        guard format.tagChecksum(bytes, in: copy.transaction) == copy.checksum else {
-            throw .corrupt("logged block, good when it was scanned", where: "log block \(copy.position)")
-        }
-        buffer.withMutableBytes { target in
-            target.copy(bytes, at: offset)
-            guard copy.isEscaped else { return }
-            var block = target._mutatingExtracting(offset..<offset + bytes.byteCount)
-            JournalHeader.setMagic(JournalHeader.magic, in: &block)
-        }
-    }
-
-    private func write(
-        _ batch: ArraySlice<Copy>, from buffer: AlignedBuffer, _ size: Int, to device: any BlockDevice,
-        _ counters: inout ReplayCounters
-    ) throws(Ext4Error) {
-        var start = batch.startIndex
-        while start < batch.endIndex {
-            let home = batch[start].home.rawValue
-            var end = start + 1
-            while end < batch.endIndex, batch[end].home.rawValue == home + UInt64(end - start) { end += 1 }
-            let range = (start - batch.startIndex) * size..<(end - batch.startIndex) * size
-            try buffer.withBytes { bytes throws(Ext4Error) in
-                try device.write(bytes.extracting(range), at: home * UInt64(size), mode: .cached)
-            }
-            counters.writes += 1
-            counters.blocks += end - start
-            start = end
-        }
+        writer.counters.reads = reader.readCount
     }
 
     /// Marks the log empty, with a sequence past everything that it holds: only after `apply` has flushed. Durable
@@ -112,8 +68,74 @@ extension RecoveryPlan {
         next.sequence = nextSequence
         if clearsError { next.errorNumber = 0 }
         let buffer = AlignedBuffer(byteCount: log.blockByteCount)
-        try log.read(0, count: 1, into: buffer)
+        try log.read(log.superBlockPosition, count: 1, into: buffer)
         buffer.withMutableBytes { bytes in next.encode(into: &bytes) }
-        try buffer.withBytes { bytes throws(Ext4Error) in try log.write(bytes, at: 0, mode: .throughToMedia) }
+        try buffer.withBytes { bytes throws(Ext4Error) in
+            try log.write(bytes, at: log.superBlockPosition, mode: .throughToMedia)
+        }
+    }
+}
+
+/// Writes copies home, neighbours together.
+private struct HomeWriter {
+    private let blockByteCount: Int
+    private let device: any BlockDevice
+    private let progress: RecoveryProgress.Handler?
+    private let total: Int
+    private let run: AlignedBuffer
+    var counters = ReplayCounters()
+
+    private static let runByteCount = 4 << 20
+    private static let progressBlockCount = 1024
+
+    init(
+        blockByteCount: Int, total: Int, _ device: any BlockDevice, _ progress: RecoveryProgress.Handler?
+    ) {
+        self.blockByteCount = blockByteCount
+        self.total = total
+        self.device = device
+        self.progress = progress
+        let most = max(1, Self.runByteCount / blockByteCount)
+        run = AlignedBuffer(byteCount: max(1, min(most, total)) * blockByteCount)
+    }
+
+    /// `copies` are sorted by home, each home once, and lie in `kept`.
+    mutating func write(_ copies: [RecoveryPlan.Copy], from kept: KeptBlocks) throws(Ext4Error) {
+        var start = 0
+        while start < copies.count {
+            let home = copies[start].home.rawValue
+            var count = 0
+            while start + count < copies.count, (count + 1) * blockByteCount <= run.byteCount,
+                copies[start + count].home.rawValue == home + UInt64(count)
+            {
+                take(copies[start + count], from: kept, into: count)
+                count += 1
+            }
+            try run.withBytes { bytes throws(Ext4Error) in
+                try device.write(
+                    bytes.extracting(0..<count * blockByteCount), at: home * UInt64(blockByteCount), mode: .cached)
+            }
+            start += count
+            let before = counters.blocks
+            counters.writes += 1
+            counters.blocks += count
+            if before / Self.progressBlockCount != counters.blocks / Self.progressBlockCount { report(.writing) }
+        }
+    }
+
+    private func take(_ copy: RecoveryPlan.Copy, from kept: KeptBlocks, into index: Int) {
+        kept.withBlock(copy.place) { source in
+            run.withMutableBytes { bytes in
+                let offset = index * blockByteCount
+                bytes.copy(source, at: offset)
+                guard copy.isEscaped else { return }
+                var block = bytes._mutatingExtracting(offset..<offset + blockByteCount)
+                JournalHeader.setMagic(JournalHeader.magic, in: &block)
+            }
+        }
+    }
+
+    func report(_ phase: RecoveryProgress.Phase) {
+        progress?(RecoveryProgress(phase: phase, done: counters.blocks, total: total))
     }
 }

@@ -17,8 +17,7 @@ struct OpenImage {
     init(_ options: ImageOptions, forWriting: Bool) throws(Ext4Error) {
         claim = try Self.claim(options.image, forWriting: forWriting)
         offset = options.offset
-        // Through the page cache: the log is read once to verify it and once to apply it.
-        device = try FileDevice(path: claim.path, readOnly: true, direct: false, start: offset)
+        device = try FileDevice(path: claim.path, readOnly: true, start: offset)
         volume = try OfflineVolume(on: device)
     }
 
@@ -34,7 +33,7 @@ struct OpenImage {
 
     /// The image, or its copy, for writing.
     func target(_ copy: String?) throws(Ext4Error) -> FileDevice {
-        try FileDevice(path: copy ?? claim.path, readOnly: false, direct: false, start: offset)
+        try FileDevice(path: copy ?? claim.path, readOnly: false, start: offset)
     }
 
     /// For each copy of the plan, in order, whether its home holds other bytes now.

@@ -97,21 +97,23 @@ struct Bench {
     }
 
     /// Scans the log on a device.
-    static func scan(_ shape: Shape, _ device: any BlockDevice) throws(Ext4Error) -> RecoveryPlan {
+    static func scan(
+        _ shape: Shape, _ device: any BlockDevice, detail: RecoveryPlan.Detail = .everything
+    ) throws(Ext4Error) -> RecoveryPlan {
         let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
         return try RecoveryPlan.scan(
-            log, for: ReplayTarget(blockCount: UInt64(shape.homeBlocks), sharesDeviceWithLog: true),
-            detail: .everything)
+            log, for: ReplayTarget(blockCount: UInt64(shape.homeBlocks), sharesDeviceWithLog: true), detail: detail)
     }
 
-    /// What a mount does with a dirty disk: scan, replay, flush, mark empty.
+    /// What a mount does with a dirty disk: scan, replay, flush, mark empty. Answers a plan that lists everything.
     @discardableResult
     static func recover(_ shape: Shape, _ device: any BlockDevice) throws(Ext4Error) -> RecoveryPlan {
         let log = try LogArea(device: device, blockByteCount: blockByteCount, runs: shape.runs)
-        let plan = try scan(shape, device)
+        let listed = try scan(shape, device)
+        let plan = try scan(shape, device, detail: .copies)
         try plan.apply(from: log, to: device)
         try plan.markEmpty(log)
-        return plan
+        return listed
     }
 
     /// A disk after a crash now and its recovery.

@@ -33,19 +33,21 @@ package struct OfflineVolume {
 
     /// What the log holds and what replay would do. Writes nothing.
     package func plan(
-        _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies
+        _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, options: RecoveryOptions = RecoveryOptions()
     ) throws(Ext4Error) -> RecoveryPlan {
         let target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
-        return try RecoveryPlan.scan(journal.log, for: target, detail: detail)
+        return try RecoveryPlan.scan(journal.log, for: target, detail: detail, options: options)
     }
 
     /// Replays, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does. Orphans are left to
     /// the next mount. s_errno stays in the journal, for the next mount to hear of.
-    package func apply(_ plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> ReplayCounters {
+    package func apply(
+        _ plan: RecoveryPlan, _ journal: JournalLocation, progress: RecoveryProgress.Handler? = nil
+    ) throws(Ext4Error) -> ReplayCounters {
         guard !isTorn || plan.copies.contains(where: { $0.home == superBlock.superBlockPlace.block }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
-        let counters = try plan.apply(from: journal.log, to: device)
+        let counters = try plan.apply(from: journal.log, to: device, progress: progress)
         if !plan.isEmpty { try plan.markEmpty(journal.log) }
         // The replay may have written the super block.
         try file.reread()
