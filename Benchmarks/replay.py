@@ -2,8 +2,8 @@
 """jext4-replay apply beside e2fsck -E journal_only: copies of one image with a full log, in one run, cold caches.
 
 The kernel makes the log: directories and files without an end on a loop mount, until the log has gone round, and then
-the shutdown ioctl, which leaves the image as a power cut does. Both must succeed, e2fsck must find the result sound, and
-the two results may differ only in the super block fields that say when something was done.
+the shutdown ioctl, which leaves the image as a power cut does. Both must succeed, e2fsck must find the result sound,
+and the two results may differ only in the super block fields that say when something was done.
 """
 import argparse
 import fcntl
