@@ -137,6 +137,35 @@ package final class BlockAllocator: Sendable {
         }
     }
 
+    /// Takes exactly this run out of the in-core map, promise or not: for a log that says where the blocks are. `.corrupt`
+    /// when one of them is not free, or belongs to the file system itself; nothing has changed then.
+    package func stage(exactly run: BlockRun) throws(Ext4Error) {
+        guard run.count > 0 else { return }
+        guard !isSystemBlock(run) else { throw Self.notFree(run) }
+        var taken: UInt32 = 0
+        do throws(Ext4Error) {
+            for part in Self.parts(of: run, layout) {
+                try withGroup(part.group) { state throws(Ext4Error) in
+                    guard !state.isOutOfUse,
+                        state.index.run(at: part.bits.lowerBound, limit: part.bits.count) == part.bits
+                    else { throw Self.notFree(run) }
+                    state.index.take(part.bits)
+                    state.stagedCount += part.bits.count
+                    relist(part.group, state)
+                }
+                counts.withLock { $0.staged += UInt64(part.bits.count) }
+                taken += UInt32(part.bits.count)
+            }
+        } catch {
+            unstage(BlockRun(start: run.start, count: taken))
+            throw error
+        }
+    }
+
+    private static func notFree(_ run: BlockRun) -> Ext4Error {
+        .corrupt("blocks to be used", where: "\(run.count) blocks at block \(run.start.rawValue) are not all free")
+    }
+
     /// Staged blocks that were not published go back to the free ones (not to the reservation).
     package func unstage(_ run: BlockRun) {
         for part in Self.parts(of: run, layout) {

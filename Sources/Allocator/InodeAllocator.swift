@@ -56,6 +56,37 @@ package final class InodeAllocator: Sendable {
         }
     }
 
+    /// Takes exactly this inode: for a log that says which. `.corrupt` before any change when it is reserved, out of
+    /// range or in use. Credits: 2. Answers the inodes before it in the table that were never written and count as
+    /// such no more: the caller clears their slots.
+    package func allocate(
+        exactly inode: InodeNumber, isDirectory: Bool, in handle: borrowing Handle
+    ) throws(Ext4Error) -> [InodeNumber] {
+        guard let place = layout.place(of: inode), inode.rawValue >= layout.superBlock.firstInode else {
+            throw .corrupt("inode number to be used", where: "inode \(inode.rawValue)")
+        }
+        let exposed = try groups.withLock(place.group) { _ throws(Ext4Error) -> Range<UInt32> in
+            let descriptor = try groups.lockedDescriptor(place.group)
+            let bitmap = try bitmap(of: place.group, descriptor)
+            let isUsed = try bitmap?.withBytes { bytes throws(Ext4Error) in bytes.bit(Int(place.index)) } ?? false
+            guard !isUsed, descriptor.freeInodeCount > 0 else {
+                throw .corrupt("inode bitmap", where: "inode \(inode.rawValue) is already in use")
+            }
+            try markUsed(
+                Found(descriptor: descriptor, bitmap: bitmap, index: place.index), place.group, isDirectory, handle)
+            if descriptor.freeInodeCount == 1 { groups.withOrders { $0.setHasInodes(false, of: place.group.rawValue) } }
+            guard layout.superBlock.hasGroupChecksums, !descriptor.flags.contains(.inodeTableZeroed) else {
+                return 0..<0
+            }
+            let count = layout.superBlock.inodesPerGroup
+            let written =
+                bitmap == nil ? reservedCount(in: place.group) : count - min(descriptor.unusedInodeCount, count)
+            return min(written, place.index)..<place.index
+        }
+        freeCount.withLock { $0 -= min($0, 1) }
+        return exposed.map { layout.inode($0, in: place.group) }
+    }
+
     /// Nil when the group has no free inode, or is out of use; then it is in no list any more.
     private func take(
         in group: GroupNumber, _ isDirectory: Bool, _ handle: borrowing Handle

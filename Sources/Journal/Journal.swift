@@ -35,11 +35,14 @@ package final class Journal: Sendable {
         device: any BlockDevice, log: LogArea, cache: MetadataCache, superBlock: JournalSuperBlock,
         options: JournalOptions, clock: @escaping CommitClock, beforeCommit: BeforeCommit? = nil
     ) throws(Ext4Error) {
-        guard superBlock.start == 0 else { throw .refused("the journal needs recovery") }
+        guard superBlock.start == 0 || options.continuesLog else { throw .refused("the journal needs recovery") }
         guard superBlock.readOnlyCompatible == 0 else {
             throw .unsupported(features: ["journal_ro_compat"], hint: "the journal was written by a newer system")
         }
-        let upgraded = superBlock.upgraded(wide: options.isWide, checksums: options.wantsChecksums)
+        // A log that goes on keeps its super block until the first checkpoint, and with it its format.
+        let upgraded =
+            superBlock.start != 0
+            ? superBlock : superBlock.upgraded(wide: options.isWide, checksums: options.wantsChecksums)
         geometry = try LogGeometry(
             upgraded, blockByteCount: log.blockByteCount, blockCount: log.blockCount)
         format = JournalFormat(upgraded)
@@ -56,7 +59,7 @@ package final class Journal: Sendable {
         self.options = options
         self.clock = clock
         hook = Mutex(beforeCommit)
-        state = Monitor(JournalState(first: upgraded.sequence, head: geometry.first))
+        state = Monitor(JournalState(first: upgraded.sequence, start: upgraded.start, geometry))
         self.superBlock = try LogSuperBlock(upgraded, log: log)
         flusher = SharedFlush(device: device)
         writer = CommitWriter(log: log, format: format, geometry: geometry, budget: budget)

@@ -15,6 +15,10 @@ package struct JournalOptions: Sendable {
     /// Whether to write checksums v3 when the journal has none of its own kind yet (metadata_csum).
     package var wantsChecksums = false
 
+    /// The log holds nothing and is not marked empty: it goes on at s_start with s_sequence, in the format it has. Then
+    /// what is committed first takes the place of what recovery would find there (`RecoveryPlan.markContinued`).
+    package var continuesLog = false
+
     package init() {}
 }
 

@@ -32,7 +32,7 @@ struct JournalState {
     /// Log blocks from the durable tail to `head`.
     var used = 0
     /// On disk s_start is 0: it must become the head before anything is written to the log.
-    var isEmptyOnDisk = true
+    var isEmptyOnDisk: Bool
     /// A handle waits for log space.
     var isSpaceWanted = false
     var lastCommitTime = CommitTime(seconds: 0, nanoseconds: 0)
@@ -41,10 +41,12 @@ struct JournalState {
 
     var counters = JournalCounters()
 
-    init(first: TransactionID, head: UInt32) {
+    /// A log without transactions. `start` is `s_start`: 0, or where a log that goes on does so.
+    init(first: TransactionID, start: UInt32, _ geometry: LogGeometry) {
         running = Running(transaction: Transaction(id: first, serial: 1))
         nextSerial = 2
-        self.head = head
+        isEmptyOnDisk = start == 0
+        head = start == 0 ? geometry.first : start
     }
 
     func checkUsable() throws(Ext4Error) {
@@ -79,13 +81,17 @@ struct LogBudget {
         tagsPerDescriptor = format.tagsPerDescriptor
         logBlockCount = Int(geometry.count)
         // At least one block beside the hook's, whatever the log: a minimal log has 15 blocks.
-        maximumReserved = max(options.hookCredits + 1, logBlockCount / options.transactionShare)
+        let overhead = Self.overhead(of: logBlockCount, tagsPerDescriptor, bufferBlockCount)
+        let share = min(logBlockCount / options.transactionShare, logBlockCount - overhead)
+        maximumReserved = max(options.hookCredits + 1, share)
     }
 
     /// The most log blocks that a transaction of `count` blocks and revokes can take: they, their descriptors (one for
     /// each full set of tags and one for each buffer, which holds descriptors and revokes too, hence the quarter), a
     /// partly filled revoke block and the commit block.
-    func space(for count: Int) -> Int {
-        count + count / tagsPerDescriptor + count / (bufferBlockCount * 3 / 4) + 6
+    func space(for count: Int) -> Int { count + Self.overhead(of: count, tagsPerDescriptor, bufferBlockCount) }
+
+    private static func overhead(of count: Int, _ tagsPerDescriptor: Int, _ bufferBlockCount: Int) -> Int {
+        count / tagsPerDescriptor + count / (bufferBlockCount * 3 / 4) + 6
     }
 }

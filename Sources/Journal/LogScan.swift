@@ -65,9 +65,11 @@ struct LogScan {
         report(passed)
         try checkLimit()
         plan.copies = newest.values.sorted { $0.home < $1.home }
-        if !plan.isDamaged && !plan.isCut {
-            plan.hasFastCommits = try FastCommitProbe.hasTail(
-                for: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount, reader: &reader)
+        if !plan.isDamaged, !plan.isCut, !geometry.fastCommit.isEmpty {
+            var scan = try FastCommitScan(
+                transaction: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount,
+                reader: reader)
+            plan.fastCommits = try scan.run()
         }
         return plan
     }

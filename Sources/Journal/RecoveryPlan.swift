@@ -137,11 +137,15 @@ package struct RecoveryPlan: Sendable {
     package internal(set) var copies: [Copy] = []
     /// Copies that were dropped because their block was revoked.
     package internal(set) var revokedCopyCount = 0
-    /// The fast-commit area holds a valid tail for `endID`.
-    package internal(set) var hasFastCommits = false
+    /// What lies in the fast-commit area for `endID`; nil when there is no area, or the log is empty or damaged.
+    package internal(set) var fastCommits: FastCommitLog?
+    package var hasFastCommits: Bool { fastCommits.map { !$0.commits.isEmpty } ?? false }
 
     /// Whether the log has lost acknowledged changes. Applying it then needs a `limit`: the owner's word.
-    package var isDamaged: Bool { if case .damaged = end { true } else { false } }
+    package var isDamaged: Bool {
+        if case .damaged = end { return true }
+        return fastCommits?.isDamaged ?? false
+    }
     /// Whether there is nothing to write and the log is marked empty already.
     package var isEmpty: Bool { end == .empty }
 }

@@ -60,6 +60,15 @@ extension RecoveryPlan {
         writer.counters.reads = reader.readCount
     }
 
+    /// Lets the log begin behind its last commit, with the transaction that would come next, so that fast commits stay
+    /// valid until that one is committed: only after `apply` has flushed. Durable when it returns.
+    package func markContinued(_ log: LogArea) throws(Ext4Error) {
+        var next = superBlock
+        next.start = endPosition
+        next.sequence = endID
+        try write(next, to: log)
+    }
+
     /// Marks the log empty, with a sequence past everything that it holds: only after `apply` has flushed. Durable
     /// when it returns. `clearsError` drops s_errno, when its news has been taken over by the file system.
     package func markEmpty(_ log: LogArea, clearsError: Bool = false) throws(Ext4Error) {
@@ -67,6 +76,10 @@ extension RecoveryPlan {
         next.start = 0
         next.sequence = nextSequence
         if clearsError { next.errorNumber = 0 }
+        try write(next, to: log)
+    }
+
+    private func write(_ next: JournalSuperBlock, to log: LogArea) throws(Ext4Error) {
         let buffer = AlignedBuffer(byteCount: log.blockByteCount)
         try log.read(log.superBlockPosition, count: 1, into: buffer)
         buffer.withMutableBytes { bytes in next.encode(into: &bytes) }

@@ -62,11 +62,6 @@ struct Apply: ParsableCommand {
 
     /// What must not be applied, or not without its owner's word.
     private func refuse(_ plan: RecoveryPlan, _ report: Report) throws {
-        if plan.hasFastCommits {
-            report.end(of: plan)
-            throw Ext4Error.unsupported(
-                features: ["fast_commit"], hint: "the log ends with fast commits, which only Linux replays so far")
-        }
         if plan.isDamaged && !upToDamage {
             report.end(of: plan)
             Output.write("jext4-replay: the log is damaged and was not applied; see --up-to-damage\n", toErrors: true)
@@ -79,7 +74,7 @@ struct Apply: ParsableCommand {
         _ path: String, _ image: OpenImage, _ plan: RecoveryPlan, _ journal: JournalLocation
     ) throws(Ext4Error) {
         let writer = UndoWriter(
-            of: image.volume.blocksChanged(by: plan, journal), on: image.device,
+            of: try image.volume.blocksChanged(by: plan, journal), on: image.device,
             blockByteCount: image.volume.superBlock.blockByteCount)
         try writer.save(
             to: path, superBlock: try image.volume.superBlock(after: plan, journal), offset: options.offset)

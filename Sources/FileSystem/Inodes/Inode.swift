@@ -69,6 +69,14 @@ final class Inode: Sendable {
         try update(in: handle, volume) { _ in }
     }
 
+    /// Writes zeros over a slot that was never in use. 1 credit.
+    static func clearSlot(_ number: InodeNumber, _ volume: Volume, in handle: borrowing Handle) throws(Ext4Error) {
+        let place = try place(of: number, volume)
+        try handle.modify(try volume.cache.block(place.block)) { bytes throws(Ext4Error) in
+            bytes.fill(place.bytes, with: 0)
+        }
+    }
+
     /// Whoever looks at one inode of a directory looks at its neighbours next: the table is read in large pieces.
     private static func readAhead(_ number: InodeNumber, _ volume: Volume) throws(Ext4Error) {
         guard let (group, index) = volume.layout.place(of: number) else { return }

@@ -105,7 +105,8 @@ extension FileSystem {
         }
     }
 
-    private func free(_ inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+    /// The rest of an inode whose blocks are free: attributes, the orphan's mark, the number.
+    func free(_ inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
         try ExtendedAttributes(volume: volume, inode: inode).releaseBlock(in: handle)
         try orphans.remove(inode, volume, inodes, in: handle)
         let now = UInt32(truncatingIfNeeded: max(volume.now().seconds, 1))

@@ -19,7 +19,8 @@ extension FileSystem {
         if isTorn && !hasJournal { superBlock = try file.decoded() }
         var location: JournalLocation?
         if hasJournal && !options.noRecovery {
-            let wasDirty = try recover(device, superBlock, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+            let wasDirty = try recover(
+                device, superBlock, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
             if wasDirty || isTorn {
                 try file.reread()
                 superBlock = try file.decoded()
@@ -49,16 +50,18 @@ extension FileSystem {
 
     /// Replays the log if there is anything in it. True when there was, or when the volume says so.
     private static func recover(
-        _ device: any BlockDevice, _ superBlock: SuperBlock, readOnly: Bool, mustHoldSuperBlock: Bool
+        _ device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions, readOnly: Bool,
+        mustHoldSuperBlock: Bool
     ) throws(Ext4Error) -> Bool {
         let location = try JournalLocation(on: device, superBlock)
         let isMarked = superBlock.features.incompatible.contains(.needsRecovery)
         guard isMarked || location.superBlock.start != 0 else { return false }
-        try replay(location, onto: device, superBlock, readOnly: readOnly, mustHoldSuperBlock: mustHoldSuperBlock)
+        try replay(
+            location, onto: device, superBlock, options, readOnly: readOnly, mustHoldSuperBlock: mustHoldSuperBlock)
         return true
     }
 
-    private convenience init(checking volume: Volume) throws(Ext4Error) {
+    convenience init(checking volume: Volume) throws(Ext4Error) {
         let inodes = InodeCache()
         self.init(volume: volume, inodes: inodes, orphans: OrphanTable(blockByteCount: volume.blockByteCount))
         let root = try inodes.inode(.root, volume)
@@ -140,12 +143,32 @@ extension Volume {
     fileprivate convenience init(
         writing device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions
     ) throws(Ext4Error) {
-        let cache = MetadataCache(
-            device: device, blockByteCount: superBlock.blockByteCount, blockCount: superBlock.blockCount,
-            capacityBytes: options.cacheByteCount)
         var journalOptions = JournalOptions()
         journalOptions.commitSeconds = options.commitSeconds
         journalOptions.isManual = options.manualJournal
+        try self.init(device, superBlock, location, options, journalOptions)
+    }
+
+    /// For one transaction in the place of what a log ends with, as large as the log allows.
+    convenience init(
+        continuing device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation,
+        _ options: MountOptions
+    ) throws(Ext4Error) {
+        var journalOptions = JournalOptions()
+        journalOptions.isManual = true
+        journalOptions.continuesLog = true
+        journalOptions.transactionShare = 1
+        try self.init(device, superBlock, location, options, journalOptions)
+    }
+
+    private convenience init(
+        _ device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions,
+        _ journalOptions: JournalOptions
+    ) throws(Ext4Error) {
+        let cache = MetadataCache(
+            device: device, blockByteCount: superBlock.blockByteCount, blockCount: superBlock.blockCount,
+            capacityBytes: options.cacheByteCount)
+        var journalOptions = journalOptions
         journalOptions.isWide = superBlock.features.incompatible.contains(.is64Bit)
         journalOptions.wantsChecksums = superBlock.hasMetadataChecksums
         let clock = options.clock

@@ -39,16 +39,16 @@ package struct OfflineVolume {
         return try RecoveryPlan.scan(journal.log, for: target, detail: detail, options: options)
     }
 
-    /// Replays, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does. Orphans are left to
-    /// the next mount. s_errno stays in the journal, for the next mount to hear of.
+    /// Replays, fast commits too, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does.
+    /// Orphans are left to the next mount. s_errno stays in the journal, for the next mount to hear of.
     package func apply(
         _ plan: RecoveryPlan, _ journal: JournalLocation, progress: RecoveryProgress.Handler? = nil
     ) throws(Ext4Error) -> ReplayCounters {
         guard !isTorn || plan.copies.contains(where: { $0.home == superBlock.superBlockPlace.block }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
-        let counters = try plan.apply(from: journal.log, to: device, progress: progress)
-        if !plan.isEmpty { try plan.markEmpty(journal.log) }
+        let counters = try FileSystem.carryOut(
+            plan, log: journal.log, onto: device, MountOptions(), progress: progress)
         // The replay may have written the super block.
         try file.reread()
         try Self.clearNeedsRecovery(file)
@@ -63,15 +63,35 @@ package struct OfflineVolume {
     }
 
     /// The blocks that `apply` writes, in any order. The log must lie on the volume's own device.
-    package func blocksChanged(by plan: RecoveryPlan, _ journal: JournalLocation) -> [FSBlock] {
-        plan.copies.map(\.home) + [journal.log.home(of: 0), superBlock.superBlockPlace.block]
+    package func blocksChanged(
+        by plan: RecoveryPlan, _ journal: JournalLocation
+    ) throws(Ext4Error) -> [FSBlock] {
+        let known = plan.copies.map(\.home) + [journal.log.home(of: 0), superBlock.superBlockPlace.block]
+        guard plan.hasFastCommits else { return known }
+        // What fast commits come to is known when they are carried out.
+        var blocks = Set(known)
+        let size = UInt64(superBlock.blockByteCount)
+        try applied(plan).forEachChange { offset, bytes throws(Ext4Error) in
+            for block in offset / size...(offset + UInt64(bytes.byteCount) - 1) / size { blocks.insert(FSBlock(block)) }
+        }
+        return Array(blocks)
     }
 
     /// The 1,024 bytes of the super block as `apply` leaves it. Writes nothing.
     package func superBlock(after plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> AlignedBuffer {
+        guard !plan.hasFastCommits else { return try applied(plan).superBlockBytes() }
         let after = OverlayDevice(over: plan.replayed(over: device, from: journal.log))
         try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
         return try after.superBlockBytes()
+    }
+
+    /// The image as `apply` leaves it, in memory.
+    private func applied(_ plan: RecoveryPlan) throws(Ext4Error) -> OverlayDevice {
+        let device = OverlayDevice(over: device)
+        let volume = try OfflineVolume(on: device)
+        guard let journal = volume.journal else { preconditionFailure("a volume with a plan has a journal") }
+        _ = try volume.apply(plan, journal)
+        return device
     }
 }
 

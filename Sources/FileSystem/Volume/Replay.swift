@@ -9,16 +9,11 @@ extension FileSystem {
     /// A log with damage in its middle is refused for writing: what lies behind it was acknowledged once, and dropping
     /// it is the owner's decision. A read-only mount shows the good part.
     static func replay(
-        _ location: JournalLocation, onto device: any BlockDevice, _ superBlock: SuperBlock, readOnly: Bool,
-        mustHoldSuperBlock: Bool
+        _ location: JournalLocation, onto device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions,
+        readOnly: Bool, mustHoldSuperBlock: Bool
     ) throws(Ext4Error) {
         let target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
         let plan = try RecoveryPlan.scan(location.log, for: target)
-        guard !plan.hasFastCommits else {
-            throw .unsupported(
-                features: ["fast_commit"],
-                hint: "the log ends with fast commits, which only Linux replays so far; try -o ro,norecovery")
-        }
         guard !plan.isDamaged || readOnly else {
             throw .refused(
                 "the journal is damaged (\(plan.end)); jext4-replay show tells where, mount with -o ro to look")
@@ -27,7 +22,41 @@ extension FileSystem {
         guard !mustHoldSuperBlock || plan.copies.contains(where: { $0.home == home }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
-        _ = try plan.apply(from: location.log, to: device)
-        try plan.markEmpty(location.log)
+        _ = try carryOut(plan, log: location.log, onto: device, options)
+    }
+
+    /// Writes home what the plan has found, then replays the fast commits behind it, then marks the log empty.
+    ///
+    /// Fast commits become one transaction in the place of the one that they are a part of, with its sequence: until its
+    /// commit block is on the medium they are valid, and from then on they are not. That they can be carried out is
+    /// tried in memory first, so that a log which contradicts its volume changes nothing.
+    static func carryOut(
+        _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
+        progress: RecoveryProgress.Handler? = nil
+    ) throws(Ext4Error) -> ReplayCounters {
+        let counters = try plan.apply(from: log, to: device, progress: progress)
+        guard plan.hasFastCommits, let fastCommits = plan.fastCommits else {
+            if !plan.isEmpty { try plan.markEmpty(log) }
+            return counters
+        }
+        try plan.markContinued(log)
+        try replay(fastCommits, onto: OverlayDevice(over: device), options)
+        try replay(fastCommits, onto: device, options)
+        return counters
+    }
+
+    private static func replay(
+        _ log: FastCommitLog, onto device: any BlockDevice, _ options: MountOptions
+    ) throws(Ext4Error) {
+        let superBlock = try SuperBlockFile(device: device).decoded()
+        try FeaturePolicy.check(superBlock, readOnly: false)
+        let location = try JournalLocation(on: device, superBlock)
+        let volume = try Volume(continuing: device, superBlock, location, options)
+        let fileSystem = try FileSystem(checking: volume)
+        try volume.blocks.recount()
+        try volume.inodes.recount()
+        _ = try fileSystem.orphans.load(volume, fileSystem.inodes, listHead: superBlock.lastOrphan)
+        try FastCommitReplay(log, on: fileSystem).run()
+        try volume.journal?.close()
     }
 }

@@ -1,0 +1,242 @@
+internal import Ext4Format
+internal import Journal
+
+/// One inode from its making to its removal: fast commits may free a number and give it out again.
+final class FastCommitInode {
+    let number: InodeNumber
+    /// The inode as it is on disk; nil for one that the log makes.
+    let base: Inode?
+    let type: FileType?
+    /// Names on disk. A directory has one, whatever its link count.
+    private let baseNameCount: Int
+    /// The fixed fields as the log last tells them; nil when it does not.
+    var record: InodeRecord?
+    var edits = RangeEdits()
+    /// Of a directory: the names that differ from those on disk, before and after.
+    var names: [FileName: (before: FastCommitInode?, after: FastCommitInode?)] = [:]
+    /// Of a directory: where the log has put it.
+    var parent: FastCommitInode?
+    /// Names that came less those that went.
+    var nameChange = 0
+
+    init(number: InodeNumber, base: Inode?, record: InodeRecord?) {
+        self.number = number
+        self.base = base
+        self.record = record
+        let (mode, links) = base?.field { ($0.mode, Int($0.linkCount)) } ?? (record?.mode ?? 0, 0)
+        type = FileType(mode: mode)
+        baseNameCount = type == .directory ? min(links, 1) : links
+    }
+
+    var isDirectory: Bool { type == .directory }
+    var generation: UInt32 { base?.generation ?? record?.generation ?? 0 }
+
+    /// Names that lead to it in the end. Counted from the names themselves, so that the link counts are right whatever
+    /// the log says of them.
+    var nameCount: Int { baseNameCount + nameChange }
+    var isAlive: Bool { number == .root || nameCount > 0 }
+}
+
+/// What a volume must become so that its fast commits have happened: the records of all of them put together, and
+/// compared with what is on disk. Nothing is changed.
+///
+/// A log tells of a directory's blocks where they were to be, and not what is in them: so ranges of directories are
+/// left out, and their blocks follow from the names. In the same way link counts follow from names, and block counts
+/// from mappings.
+struct FastCommitPlan {
+    private let fileSystem: FileSystem
+    private var volume: Volume { fileSystem.volume }
+    /// By number, in the order of their lives; at most the first is on disk.
+    private var lives: [InodeNumber: [FastCommitInode]] = [:]
+    /// In the order of their first mention, so that the same log is always carried out alike.
+    private(set) var inodes: [FastCommitInode] = []
+
+    /// `.corrupt` when the records contradict each other or the volume, `.unsupported` for what cannot be replayed.
+    init(_ log: FastCommitLog, on fileSystem: FileSystem) throws(Ext4Error) {
+        self.fileSystem = fileSystem
+        for record in log.records { try take(record) }
+        for inode in inodes { try check(inode) }
+    }
+
+    /// Whether the number of a dead inode was given out again.
+    func isReused(_ inode: FastCommitInode) -> Bool { lives[inode.number]?.last !== inode }
+
+    private static func corrupt(_ what: String) -> Ext4Error { .corrupt("fast commit", where: what) }
+
+    // MARK: Records
+
+    private mutating func take(_ record: FastCommitRecord) throws(Ext4Error) {
+        switch record {
+        case .inode(let number, let bytes): try takeInode(number, bytes)
+        case .addRange(let number, let extent):
+            guard extent.start.rawValue < volume.superBlock.blockCount,
+                UInt64(extent.count) <= volume.superBlock.blockCount - extent.start.rawValue
+            else { throw Self.corrupt("inode \(number.rawValue): blocks past the end of the volume") }
+            if let inode = try mapped(number) { inode.edits.add(extent) }
+        case .deleteRange(let number, let range):
+            if let inode = try mapped(number) { inode.edits.remove(range) }
+        case .create(let name), .link(let name): try takeName(name)
+        case .unlink(let name): try takeRemoval(name)
+        case .pad, .tail, .head: break
+        }
+    }
+
+    /// The last life of a number; nil when it is free on disk and in the log.
+    private mutating func current(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode? {
+        if let known = lives[number] { return known.last }
+        guard volume.layout.place(of: number) != nil,
+            number == .root || number.rawValue >= volume.superBlock.firstInode,
+            number.rawValue != volume.superBlock.orphanFileInode
+        else { throw Self.corrupt("inode \(number.rawValue) is none that a file can have") }
+        guard try volume.inodes.isAllocated(number) else { return nil }
+        let inode = FastCommitInode(number: number, base: try fileSystem.inodes.inode(number, volume), record: nil)
+        add(inode)
+        return inode
+    }
+
+    private mutating func add(_ inode: FastCommitInode) {
+        lives[inode.number, default: []].append(inode)
+        inodes.append(inode)
+    }
+
+    private mutating func known(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode {
+        guard let inode = try current(number) else { throw Self.corrupt("inode \(number.rawValue) is free") }
+        return inode
+    }
+
+    private mutating func directory(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode {
+        let inode = try known(number)
+        guard inode.isDirectory else { throw Self.corrupt("inode \(number.rawValue) is no directory") }
+        return inode
+    }
+
+    /// The inode whose mapping a range changes; nil for a directory.
+    private mutating func mapped(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode? {
+        let inode = try known(number)
+        switch inode.type {
+        case .directory: return nil
+        case .regular, .symlink: return inode
+        default: throw Self.corrupt("inode \(number.rawValue) has no blocks")
+        }
+    }
+
+    private mutating func takeInode(_ number: InodeNumber, _ bytes: [UInt8]) throws(Ext4Error) {
+        let record = try decoded(bytes, number)
+        guard let inode = try current(number) else {
+            return add(FastCommitInode(number: number, base: nil, record: record))
+        }
+        guard inode.generation != record.generation else {
+            guard FileType(mode: record.mode) == inode.type else {
+                throw Self.corrupt("inode \(number.rawValue) changes its type")
+            }
+            inode.record = record
+            return
+        }
+        guard !inode.isAlive else { throw Self.corrupt("inode \(number.rawValue) is reused while it has a name") }
+        add(FastCommitInode(number: number, base: nil, record: record))
+    }
+
+    private func decoded(_ bytes: [UInt8], _ number: InodeNumber) throws(Ext4Error) -> InodeRecord {
+        let size = volume.superBlock.inodeByteCount
+        guard bytes.count <= size else { throw Self.corrupt("inode \(number.rawValue): \(bytes.count) bytes") }
+        let slot = bytes + [UInt8](repeating: 0, count: size - bytes.count)
+        let record = try InodeRecord(decoding: unsafe slot.span.bytes)
+        guard bytes.count >= 128 + Int(record.extraSize), FileType(mode: record.mode) != nil,
+            record.size <= FileData.maximumSize(volume)
+        else { throw Self.corrupt("inode \(number.rawValue): its fields contradict each other") }
+        return record
+    }
+
+    // MARK: Names
+
+    private mutating func takeName(_ name: FastCommitRecord.Name) throws(Ext4Error) {
+        let parent = try directory(name.parent), inode = try known(name.inode)
+        guard inode.number != .root else { throw Self.corrupt("a name for the root") }
+        try set(try FileName(name.bytes), in: parent, to: inode)
+        guard inode.isDirectory else { return }
+        if let base = inode.base, try Directory(volume: volume, inode: base).parent() != parent.number {
+            throw Self.corrupt("directory \(inode.number.rawValue) moves to another one")
+        }
+        inode.parent = parent
+    }
+
+    /// A name that is not there, or leads elsewhere by now, has been taken away already.
+    private mutating func takeRemoval(_ name: FastCommitRecord.Name) throws(Ext4Error) {
+        let parent = try directory(name.parent), fileName = try FileName(name.bytes)
+        guard let inode = try target(of: fileName, in: parent), inode.number == name.inode else { return }
+        try set(fileName, in: parent, to: nil)
+    }
+
+    private mutating func target(
+        of name: FileName, in directory: FastCommitInode
+    ) throws(Ext4Error) -> FastCommitInode? {
+        if let change = directory.names[name] { return change.after }
+        guard let base = directory.base,
+            let entry = try Directory(volume: volume, inode: base).lookup(name)
+        else { return nil }
+        _ = try current(entry.inode)
+        guard let first = lives[entry.inode]?.first, first.base != nil else {
+            throw Self.corrupt("a name for inode \(entry.inode.rawValue), which is free")
+        }
+        return first
+    }
+
+    private mutating func set(
+        _ name: FileName, in directory: FastCommitInode, to inode: FastCommitInode?
+    ) throws(Ext4Error) {
+        let old = try target(of: name, in: directory)
+        let before = directory.names[name].map { $0.before } ?? old
+        old?.nameChange -= 1
+        inode?.nameChange += 1
+        directory.names[name] = (before, inode)
+    }
+
+    // MARK: The whole
+
+    private func check(_ inode: FastCommitInode) throws(Ext4Error) {
+        let place = "inode \(inode.number.rawValue)"
+        guard inode.nameCount >= 0, inode.nameCount <= (inode.isDirectory ? 1 : Int(FileSystem.maximumLinks)) else {
+            throw Self.corrupt("\(place): \(inode.nameCount) names")
+        }
+        for change in inode.names.values {
+            guard let target = change.after else { continue }
+            guard inode.isAlive, target.isAlive else { throw Self.corrupt("\(place): a name in or of what is gone") }
+        }
+        guard inode.isAlive else { return }
+        if let base = inode.base {
+            guard inode.edits.isEmpty || base.hasExtents else {
+                throw .unsupported(features: ["^extent"], hint: "\(place) is mapped by indirect blocks")
+            }
+            guard inode.record.map({ $0.attributeBlock == base.record.attributeBlock }) ?? true else {
+                throw Self.corrupt("\(place) changes its attribute block")
+            }
+        } else {
+            try checkNew(inode)
+        }
+    }
+
+    private func checkNew(_ inode: FastCommitInode) throws(Ext4Error) {
+        let place = "inode \(inode.number.rawValue)"
+        guard let record = inode.record else { throw Self.corrupt("\(place) has no fields") }
+        guard inode.number != .root, record.attributeBlock == 0 else {
+            throw Self.corrupt("\(place) is made with an attribute block")
+        }
+        let strange = record.flags.intersection([.inlineData, .encrypted, .verity, .casefold, .attributeInode])
+        guard strange.isEmpty else {
+            throw .unsupported(features: ["inode flags \(strange.rawValue)"], hint: "\(place) cannot be made anew")
+        }
+        let needsExtents = inode.type == .regular || inode.isDirectory || !inode.edits.isEmpty
+        guard record.flags.contains(.extents) || !needsExtents else {
+            throw .unsupported(features: ["^extent"], hint: "\(place) is mapped by indirect blocks")
+        }
+        guard inode.isDirectory else { return }
+        // A directory that the log makes hangs on one that is there: no ring of new ones.
+        var above = inode.parent
+        for _ in 0...inodes.count {
+            guard let directory = above, directory.isAlive else { break }
+            if directory.base != nil { return }
+            above = directory.parent
+        }
+        throw Self.corrupt("\(place): a directory without a way to the root")
+    }
+}

@@ -1,0 +1,234 @@
+internal import Allocator
+internal import BlockIO
+internal import Ext4Format
+internal import Journal
+
+/// Carries a `FastCommitPlan` out: all of it in one handle, and so in one transaction. Used by one thread on a volume
+/// that nobody else has.
+struct FastCommitReplay {
+    private let fileSystem: FileSystem
+    private let plan: FastCommitPlan
+    private let mappings: [Mapping]
+    private var volume: Volume { fileSystem.volume }
+
+    /// What becomes of the mapping of one inode.
+    private struct Mapping {
+        let inode: FastCommitInode
+        let steps: [Step]
+    }
+    private struct Step {
+        let old: Extent?
+        let new: Extent?
+        var range: Range<UInt64> { (new ?? old).map { UInt64($0.first.rawValue)..<$0.end } ?? 0..<0 }
+        /// Blocks that the file gets, and those that it gives up; an extent that only becomes written is neither.
+        var taken: BlockRun? { old?.start == new?.start ? nil : new.map { BlockRun(start: $0.start, count: $0.count) } }
+        var given: BlockRun? { old?.start == new?.start ? nil : old.map { BlockRun(start: $0.start, count: $0.count) } }
+    }
+
+    /// Compares the plan with what is on disk, and takes the blocks that the log names out of the allocator's map, so
+    /// that nothing else gets them. Nothing on disk changes.
+    init(_ log: FastCommitLog, on fileSystem: FileSystem) throws(Ext4Error) {
+        self.fileSystem = fileSystem
+        plan = try FastCommitPlan(log, on: fileSystem)
+        var mappings: [Mapping] = []
+        for inode in plan.inodes where inode.isAlive && !inode.edits.isEmpty {
+            mappings.append(Mapping(inode: inode, steps: try Self.steps(of: inode, fileSystem.volume)))
+        }
+        self.mappings = mappings
+        for step in mappings.lazy.flatMap(\.steps) {
+            if let taken = step.taken { try fileSystem.volume.blocks.stage(exactly: taken) }
+        }
+    }
+
+    private static func steps(of inode: FastCommitInode, _ volume: Volume) throws(Ext4Error) -> [Step] {
+        var steps: [Step] = []
+        for segment in inode.edits.merged() {
+            let pieces: [ExtentTree.Piece] =
+                if let base = inode.base {
+                    try ExtentTree(volume: volume, inode: base).pieces(segment.range)
+                } else {
+                    [.hole(segment.range)]
+                }
+            for piece in pieces {
+                let range = piece.range.clamped(to: segment.range)
+                let new = segment.extent?.part(range)
+                var old: Extent?
+                if case .extent(let extent) = piece { old = extent.part(range) }
+                if old != new { steps.append(Step(old: old, new: new)) }
+            }
+        }
+        return steps
+    }
+
+    // MARK: The one transaction
+
+    func run() throws(Ext4Error) {
+        guard let journal = volume.journal else { preconditionFailure("fast commits are replayed into a journal") }
+        let space = try volume.blocks.reserve(blocksNeeded(), privileged: true)
+        try volume.withHandle(credits: journal.maximumCredits) { handle throws(Ext4Error) in
+            for inode in plan.inodes { try removeNames(of: inode, in: handle) }
+            for inode in plan.inodes where !inode.isAlive { try leave(inode, in: handle) }
+            for inode in plan.inodes where inode.isAlive && inode.base == nil {
+                try make(inode, from: space, in: handle)
+            }
+            for mapping in mappings { try change(mapping, from: space, in: handle) }
+            for inode in plan.inodes where inode.isAlive { try insertNames(of: inode, from: space, in: handle) }
+            for inode in plan.inodes where inode.isAlive { try setFields(of: inode, in: handle) }
+        }
+    }
+
+    /// An upper bound of what directories and extent trees may grow by, as far as there is so much.
+    private func blocksNeeded() -> UInt64 {
+        let names = plan.inodes.reduce(0) { $0 + $1.names.count }
+        let steps = mappings.reduce(0) { $0 + $1.steps.count }
+        let perName = Directory.insertBlocks + ExtentTree.nodesNeeded(depth: 1)
+        let wanted =
+            UInt64(names) * perName + UInt64(steps) * ExtentTree.nodesNeeded(depth: 2) + UInt64(plan.inodes.count)
+        return min(wanted, volume.blocks.freeBlockCount)
+    }
+
+    private func object(_ inode: FastCommitInode) throws(Ext4Error) -> Inode {
+        if let base = inode.base { return base }
+        return try fileSystem.inodes.inode(inode.number, volume)
+    }
+
+    private func removeNames(of directory: FastCommitInode, in handle: borrowing Handle) throws(Ext4Error) {
+        guard let base = directory.base else { return }
+        let view = Directory(volume: volume, inode: base)
+        for (name, change) in directory.names.sorted(by: { $0.key.bytes.lexicographicallyPrecedes($1.key.bytes) }) {
+            guard change.before != nil, change.before !== change.after else { continue }
+            try view.remove(view.planRemove(name), in: handle)
+        }
+    }
+
+    /// An inode without a name is deleted where its number is needed, and else becomes an orphan: its blocks may be
+    /// more than one transaction can free.
+    private func leave(_ inode: FastCommitInode, in handle: borrowing Handle) throws(Ext4Error) {
+        guard let base = inode.base else { return }
+        if inode.isDirectory {
+            guard try Directory(volume: volume, inode: base).isEmpty() else {
+                throw .corrupt("fast commit", where: "directory \(inode.number.rawValue) is removed and not empty")
+            }
+        }
+        guard !base.holdsMappedBlocks else {
+            throw .unsupported(features: ["^extent"], hint: "inode \(inode.number.rawValue) cannot be deleted")
+        }
+        guard plan.isReused(inode) else {
+            try base.update(in: handle, volume) { record throws(Ext4Error) in record.linkCount = 0 }
+            return try fileSystem.orphans.add(base, volume, in: handle)
+        }
+        if base.hasExtents { try freeBlocks(of: base, in: handle) }
+        try fileSystem.free(base, in: handle)
+    }
+
+    private func freeBlocks(of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+        let none = try volume.blocks.reserve(0, privileged: true)
+        let removed = try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            try ExtentTree(volume: volume, inode: inode).replace(0..<1 << 32, with: [], from: none, in: handle)
+        }
+        for extent in removed {
+            if inode.type != .regular {
+                for index in 0..<UInt64(extent.count) { try handle.revoke(extent.start + index) }
+            }
+            try volume.free(BlockRun(start: extent.start, count: extent.count), in: handle)
+        }
+    }
+
+    private func make(
+        _ inode: FastCommitInode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        guard var record = inode.record else { preconditionFailure("the plan has checked it") }
+        for exposed in try volume.inodes.allocate(exactly: inode.number, isDirectory: inode.isDirectory, in: handle) {
+            try Inode.clearSlot(exposed, volume, in: handle)
+        }
+        record.flags.subtract([.index, .hugeFile])
+        record.deletionTime = 0
+        record.blockCount = 0
+        record.linkCount = inode.isDirectory ? 2 : UInt16(inode.nameCount)
+        if inode.isDirectory { record.size = 0 }
+        if record.flags.contains(.extents) { record.makeEmptyExtentRoot() }
+        let object = try Inode(creating: inode.number, record, volume, in: handle)
+        fileSystem.inodes.insert(object)
+        if let parent = inode.parent, inode.isDirectory {
+            try Directory(volume: volume, inode: object).initialize(parent: parent.number, from: space, in: handle)
+        }
+    }
+
+    private func change(
+        _ mapping: Mapping, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let inode = try object(mapping.inode)
+        let tree = ExtentTree(volume: volume, inode: inode)
+        try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            for step in mapping.steps {
+                if let taken = step.taken { try volume.blocks.publish(taken, in: handle) }
+                _ = try tree.replace(step.range, with: step.new.map { [$0] } ?? [], from: space, in: handle)
+                if let given = step.given { try volume.free(given, in: handle) }
+                let change = Int64(step.taken?.count ?? 0) - Int64(step.given?.count ?? 0)
+                if change != 0 {
+                    try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                        record.addBlocks(change, volume.blockByteCount)
+                    }
+                }
+            }
+        }
+    }
+
+    private func insertNames(
+        of directory: FastCommitInode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let inode = try object(directory)
+        let view = Directory(volume: volume, inode: inode)
+        for (name, change) in directory.names.sorted(by: { $0.key.bytes.lexicographicallyPrecedes($1.key.bytes) }) {
+            guard let target = change.after, change.before !== target else { continue }
+            try view.insert(
+                view.planInsert(name), inode: target.number, type: target.type?.entryCode ?? 0, from: space, in: handle)
+        }
+    }
+
+    /// The fields that the log tells, but those that follow from names and mappings.
+    private func setFields(of inode: FastCommitInode, in handle: borrowing Handle) throws(Ext4Error) {
+        let subdirectories = inode.names.values.reduce(0) { count, change in
+            count + (change.after?.isDirectory == true ? 1 : 0) - (change.before?.isDirectory == true ? 1 : 0)
+        }
+        let told = inode.base == nil ? nil : inode.record
+        let object = try object(inode)
+        if let told { try checkExtraSize(object, told) }
+        try object.update(in: handle, volume) { record throws(Ext4Error) in
+            if let told { record.take(told) }
+            if inode.isDirectory {
+                for _ in 0..<abs(subdirectories) { record.countDirectoryLink(subdirectories.signum()) }
+            } else {
+                record.linkCount = UInt16(inode.nameCount)
+            }
+        }
+    }
+
+    /// Attributes in the inode begin behind the fields: those cannot grow over them.
+    private func checkExtraSize(_ inode: Inode, _ told: InodeRecord) throws(Ext4Error) {
+        guard told.extraSize != inode.record.extraSize else { return }
+        let names = try ExtendedAttributes(volume: volume, inode: inode).names()
+        guard names.isEmpty else {
+            throw .corrupt("fast commit", where: "inode \(inode.number.rawValue) changes its size over its attributes")
+        }
+    }
+}
+
+extension InodeRecord {
+    /// What a fast commit tells of an inode that is there already. What describes the mapping stays.
+    fileprivate mutating func take(_ told: InodeRecord) {
+        let own: Flags = [.index, .hugeFile, .extents, .inlineData, .encrypted, .verity, .casefold, .attributeInode]
+        mode = told.mode
+        uid = told.uid
+        gid = told.gid
+        if FileType(mode: mode) != .directory { size = told.size }
+        access = told.access
+        change = told.change
+        modification = told.modification
+        creation = told.creation
+        flags = told.flags.subtracting(own).union(flags.intersection(own))
+        version = told.version
+        extraSize = told.extraSize
+        project = told.project
+    }
+}

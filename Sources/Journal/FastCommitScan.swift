@@ -1,0 +1,162 @@
+internal import Ext4Format
+
+/// Reads the fast-commit area. A record never crosses a block, and a tail fills its block: so each commit begins a
+/// block, and its checksum begins with it.
+struct FastCommitScan {
+    private let transaction: TransactionID
+    private let area: Range<UInt32>
+    private var reader: LogReader
+
+    /// Far above what any tool makes (256 blocks as a rule), so that an image does not decide how much memory it takes.
+    private static let maximumByteCount = 64 << 20
+    /// How many blocks behind a bad commit are looked at for a valid one.
+    private static let searchLimit: UInt32 = 1024
+
+    /// An area that is too large to be one is `.unsupported`.
+    init(
+        transaction: TransactionID, area: Range<UInt32>, blockByteCount: Int, reader: LogReader
+    ) throws(Ext4Error) {
+        guard area.count <= Self.maximumByteCount / blockByteCount else {
+            throw .unsupported(
+                features: ["fast_commit"], hint: "a fast-commit area of \(area.count) blocks is not read")
+        }
+        self.transaction = transaction
+        self.area = area
+        self.reader = reader
+    }
+
+    /// A read error is `.io`; what is wrong inside the area is part of the answer.
+    mutating func run() throws(Ext4Error) -> FastCommitLog {
+        var log = FastCommitLog(transaction: transaction)
+        var position = area.lowerBound
+        while position < area.upperBound {
+            switch try find(at: position) {
+            case .commit(let commit):
+                log.commits.append(commit)
+                log.end = .clean
+                position = commit.blocks.upperBound
+            case .unreadable(let problem):
+                log.end = .damaged(problem)
+                return log
+            case .bad(let problem):
+                log.end = try isFollowed(position) ? .damaged(problem) : .torn(problem)
+                return log
+            case .nothing(let problem):
+                // Behind the head of a commit that never ended, too.
+                if log.end == .clean, try isFollowed(position) { log.end = .damaged(problem) }
+                return log
+            }
+        }
+        return log
+    }
+
+    /// Whether a valid commit of this transaction begins behind `position`.
+    private mutating func isFollowed(_ position: UInt32) throws(Ext4Error) -> Bool {
+        for next in (position + 1..<area.upperBound).prefix(Int(Self.searchLimit)) {
+            if case .commit = try find(at: next) { return true }
+        }
+        return false
+    }
+
+    private enum Finding {
+        case commit(FastCommitLog.Commit)
+        /// The checksum is right and the records are not.
+        case unreadable(FastCommitLog.Problem)
+        /// A tail of this transaction with the wrong checksum.
+        case bad(FastCommitLog.Problem)
+        /// No tail of this transaction.
+        case nothing(FastCommitLog.Problem)
+    }
+
+    /// What begins at a block.
+    private mutating func find(at start: UInt32) throws(Ext4Error) -> Finding {
+        var walk = Walk(transaction: transaction, start: start, isFirst: start == area.lowerBound)
+        for position in start..<area.upperBound {
+            let finding = try reader.withBlock(position, limit: area.upperBound) { block throws(Ext4Error) in
+                walk.pass(block, at: position)
+            }
+            if let finding { return finding }
+        }
+        return .nothing(
+            walk.problem ?? FastCommitLog.Problem(what: "no tail up to the end of the area", position: start))
+    }
+
+    /// The way through the records of one commit.
+    private struct Walk {
+        let transaction: TransactionID
+        let start: UInt32
+        /// The commit must begin with the head of the area.
+        let isFirst: Bool
+        private var records: [FastCommitRecord] = []
+        private var crc: UInt32 = 0
+        /// The first record that cannot be read. The checksum goes on: it tells whether that is damage.
+        private(set) var problem: FastCommitLog.Problem?
+
+        init(transaction: TransactionID, start: UInt32, isFirst: Bool) {
+            self.transaction = transaction
+            self.start = start
+            self.isFirst = isFirst
+        }
+
+        /// Nil when the commit goes on behind the block.
+        mutating func pass(_ block: RawSpan, at position: UInt32) -> Finding? {
+            var offset = 0
+            while true {
+                do throws(Ext4Error) {
+                    guard let count = try FastCommitRecord.byteCount(in: block, at: offset) else { return nil }
+                    let bytes = block.extracting(offset..<offset + count)
+                    let isHeadPlace = isFirst && position == start && offset == 0
+                    offset += count
+                    if let finding = take(bytes, at: position, isHeadPlace: isHeadPlace) { return finding }
+                } catch {
+                    return .nothing(FastCommitLog.Problem(what: "\(error)", position: position))
+                }
+            }
+        }
+
+        private mutating func take(_ bytes: RawSpan, at position: UInt32, isHeadPlace: Bool) -> Finding? {
+            var record: FastCommitRecord?
+            do throws(Ext4Error) {
+                record = try FastCommitRecord(decoding: bytes)
+            } catch {
+                note("\(error)", position)
+            }
+            if case .tail(let id, let checksum) = record {
+                return end(bytes, id, checksum, at: position)
+            }
+            crc = CRC32C.of(bytes, seed: crc)
+            switch record {
+            case .head(let features, let id) where isHeadPlace:
+                guard id == transaction else {
+                    return .nothing(
+                        FastCommitLog.Problem(what: "the area is of another transaction", position: position))
+                }
+                if features != 0 { note("unknown fast-commit features \(features)", position) }
+            case _ where isHeadPlace:
+                return .nothing(FastCommitLog.Problem(what: "no head", position: position))
+            case .head: note("a head inside of the area", position)
+            case .pad, .tail, nil: break
+            case let record?: records.append(record)
+            }
+            return nil
+        }
+
+        private func end(
+            _ bytes: RawSpan, _ id: TransactionID, _ checksum: UInt32, at position: UInt32
+        ) -> Finding {
+            guard id == transaction else {
+                return .nothing(FastCommitLog.Problem(what: "a tail of another transaction", position: position))
+            }
+            let sum = CRC32C.of(bytes.extracting(0..<FastCommitRecord.checkedTailByteCount), seed: crc)
+            guard sum == checksum else {
+                return .bad(FastCommitLog.Problem(what: "fast-commit checksum", position: position))
+            }
+            if let problem { return .unreadable(problem) }
+            return .commit(FastCommitLog.Commit(blocks: start..<position + 1, records: records))
+        }
+
+        private mutating func note(_ what: String, _ position: UInt32) {
+            if problem == nil { problem = FastCommitLog.Problem(what: what, position: position) }
+        }
+    }
+}
