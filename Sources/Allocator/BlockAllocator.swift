@@ -146,9 +146,8 @@ package final class BlockAllocator: Sendable {
         do throws(Ext4Error) {
             for part in Self.parts(of: run, layout) {
                 try withGroup(part.group) { state throws(Ext4Error) in
-                    guard !state.isOutOfUse,
-                        state.index.run(at: part.bits.lowerBound, limit: part.bits.count) == part.bits
-                    else { throw Self.notFree(run) }
+                    let found = state.index.run(at: part.bits.lowerBound, limit: part.bits.count)
+                    guard !state.isOutOfUse, found == part.bits else { throw Self.notFree(run) }
                     state.index.take(part.bits)
                     state.stagedCount += part.bits.count
                     relist(part.group, state)

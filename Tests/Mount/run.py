@@ -29,7 +29,8 @@ ON_MOUNT = {
     "random_writes.py": ("1G", []),
     "stress_ng.py": ("4G", []),
 }
-ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "large_volume.py"]
+ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
+              "large_volume.py"]
 
 
 def arguments():

@@ -35,6 +35,7 @@ struct FastCommitReplay {
             mappings.append(Mapping(inode: inode, steps: try Self.steps(of: inode, fileSystem.volume)))
         }
         self.mappings = mappings
+        try checkTargets()
         for step in mappings.lazy.flatMap(\.steps) {
             if let taken = step.taken { try fileSystem.volume.blocks.stage(exactly: taken) }
         }
@@ -58,6 +59,26 @@ struct FastCommitReplay {
             }
         }
         return steps
+    }
+
+    /// The block of a long symlink is metadata, so Linux may not have written it when it logged where it is. What lies
+    /// there then is somebody else's.
+    private func checkTargets() throws(Ext4Error) {
+        let buffer = AlignedBuffer(byteCount: volume.blockByteCount)
+        for mapping in mappings where mapping.inode.type == .symlink {
+            for step in mapping.steps {
+                guard let block = step.taken?.start, let size = mapping.inode.record?.size else { continue }
+                try volume.device.read(into: buffer, at: volume.offset(of: block))
+                let isTarget = buffer.withBytes { bytes in
+                    size > 0 && size < bytes.byteCount
+                        && bytes.array(0..<Int(size) + 1).firstIndex(of: 0) == Int(size)
+                }
+                guard isTarget else {
+                    throw .corrupt(
+                        "fast commit", where: "symlink \(mapping.inode.number.rawValue): its target is missing")
+                }
+            }
+        }
     }
 
     // MARK: The one transaction
@@ -194,8 +215,14 @@ struct FastCommitReplay {
         let told = inode.base == nil ? nil : inode.record
         let object = try object(inode)
         if let told { try checkExtraSize(object, told) }
+        let newest = told == nil ? inode.names.values.compactMap { $0.after?.record?.change }.max() : nil
         try object.update(in: handle, volume) { record throws(Ext4Error) in
             if let told { record.take(told) }
+            // A directory that got a name changed no earlier than the inode behind it did.
+            if let newest, inode.base != nil, newest > record.change {
+                record.change = newest
+                record.modification = max(record.modification, newest)
+            }
             if inode.isDirectory {
                 for _ in 0..<abs(subdirectories) { record.countDirectoryLink(subdirectories.signum()) }
             } else {

@@ -27,9 +27,9 @@ extension FileSystem {
 
     /// Writes home what the plan has found, then replays the fast commits behind it, then marks the log empty.
     ///
-    /// Fast commits become one transaction in the place of the one that they are a part of, with its sequence: until its
-    /// commit block is on the medium they are valid, and from then on they are not. That they can be carried out is
-    /// tried in memory first, so that a log which contradicts its volume changes nothing.
+    /// Fast commits become one transaction in the place of the one that they are a part of, with its sequence: until
+    /// its commit block is on the medium they are valid, and from then on they are not. That they can be carried out
+    /// is tried in memory first, so that a log which contradicts its volume changes nothing.
     static func carryOut(
         _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
         progress: RecoveryProgress.Handler? = nil
