@@ -20,7 +20,7 @@ private func applyWithUndo(
     guard let journal = volume.journal else { throw .refused("no journal") }
     let plan = try volume.plan(journal)
     let writer = UndoWriter(
-        of: volume.blocksChanged(by: plan, journal), on: image, blockByteCount: volume.superBlock.blockByteCount)
+        of: try volume.blocksChanged(by: plan, journal), on: image, blockByteCount: volume.superBlock.blockByteCount)
     try writer.save(to: path, superBlock: try volume.superBlock(after: plan, journal), offset: 0)
     try replay(plan, on: target)
 }

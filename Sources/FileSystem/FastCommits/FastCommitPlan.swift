@@ -55,7 +55,19 @@ struct FastCommitPlan {
     init(_ log: FastCommitLog, on fileSystem: FileSystem) throws(Ext4Error) {
         self.fileSystem = fileSystem
         for record in log.records { try take(record) }
-        for inode in inodes { try check(inode) }
+        for inode in inodes {
+            dropTail(of: inode)
+            try check(inode)
+        }
+    }
+
+    /// A file that got shorter keeps no blocks behind its end but those that the log names.
+    private func dropTail(of inode: FastCommitInode) {
+        guard inode.type == .regular, let base = inode.base, let size = inode.record?.size, size < base.size else {
+            return
+        }
+        let unit = UInt64(volume.blockByteCount)
+        inode.edits.removeFirst((size + unit - 1) / unit..<1 << 32)
     }
 
     /// Whether the number of a dead inode was given out again.

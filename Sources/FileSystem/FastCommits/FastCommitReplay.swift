@@ -41,24 +41,33 @@ struct FastCommitReplay {
         }
     }
 
+    /// Linux logs an inode while others change it, so a range may lie behind the size that is logged with it. Written
+    /// blocks there were never acknowledged, and no file may have them: they stay what they were, or go.
     private static func steps(of inode: FastCommitInode, _ volume: Volume) throws(Ext4Error) -> [Step] {
+        let unit = UInt64(volume.blockByteCount)
+        let end = ((inode.record?.size ?? inode.base?.size ?? 0) + unit - 1) / unit
         var steps: [Step] = []
         for segment in inode.edits.merged() {
-            let pieces: [ExtentTree.Piece] =
-                if let base = inode.base {
-                    try ExtentTree(volume: volume, inode: base).pieces(segment.range)
-                } else {
-                    [.hole(segment.range)]
+            for range in [segment.range.clamped(to: 0..<end), segment.range.clamped(to: end..<1 << 32)]
+            where !range.isEmpty {
+                let isBehind = range.lowerBound >= end
+                for old in try pieces(of: inode, range, volume) {
+                    let piece = old.range.clamped(to: range)
+                    var (before, after): (Extent?, Extent?) = (nil, segment.extent?.part(piece))
+                    if case .extent(let extent) = old { before = extent.part(piece) }
+                    if isBehind, after?.isUnwritten == false { after = before?.isUnwritten == true ? before : nil }
+                    if before != after { steps.append(Step(old: before, new: after)) }
                 }
-            for piece in pieces {
-                let range = piece.range.clamped(to: segment.range)
-                let new = segment.extent?.part(range)
-                var old: Extent?
-                if case .extent(let extent) = piece { old = extent.part(range) }
-                if old != new { steps.append(Step(old: old, new: new)) }
             }
         }
         return steps
+    }
+
+    private static func pieces(
+        of inode: FastCommitInode, _ range: Range<UInt64>, _ volume: Volume
+    ) throws(Ext4Error) -> [ExtentTree.Piece] {
+        guard let base = inode.base else { return [.hole(range)] }
+        return try ExtentTree(volume: volume, inode: base).pieces(range)
     }
 
     /// The block of a long symlink is metadata, so Linux may not have written it when it logged where it is. What lies

@@ -19,6 +19,11 @@ struct RangeEdits {
         if !range.isEmpty { edits.append(Segment(range: range, extent: nil)) }
     }
 
+    /// As `remove`, before all edits so far.
+    mutating func removeFirst(_ range: Range<UInt64>) {
+        if !range.isEmpty { edits.insert(Segment(range: range, extent: nil), at: 0) }
+    }
+
     /// What the edits come to: sorted, without overlap.
     ///
     /// The newest edit goes first and each takes the cells between edit boundaries that nobody has taken; taken cells
