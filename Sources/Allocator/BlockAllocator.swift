@@ -137,8 +137,8 @@ package final class BlockAllocator: Sendable {
         }
     }
 
-    /// Takes exactly this run out of the in-core map, promise or not: for a log that says where the blocks are. `.corrupt`
-    /// when one of them is not free, or belongs to the file system itself; nothing has changed then.
+    /// Takes exactly this run out of the in-core map, promise or not: for a log that says where the blocks are.
+    /// `.corrupt` when one of them is not free, or belongs to the file system itself; nothing has changed then.
     package func stage(exactly run: BlockRun) throws(Ext4Error) {
         guard run.count > 0 else { return }
         guard !isSystemBlock(run) else { throw Self.notFree(run) }
