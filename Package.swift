@@ -36,7 +36,9 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "Server",
-            dependencies: ["Ext4Format", "BlockIO", "Threads", "FileSystem", "CLinux", "CFuse3", "CFuseShims", log],
+            dependencies: [
+                "Ext4Format", "BlockIO", "Threads", "Journal", "FileSystem", "CLinux", "CFuse3", "CFuseShims", log,
+            ],
             swiftSettings: strict),
         .target(
             name: "Offline", dependencies: ["Ext4Format", "BlockIO", "Journal", "FileSystem", "CLinux"],

@@ -161,3 +161,21 @@ int jext4_peer_user(int socket, uid_t *user) {
     *user = peer.uid;
     return 0;
 }
+
+uint64_t jext4_capabilities(pid_t thread) {
+    char path[64], line[256];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)thread);
+    FILE *status = fopen(path, "re");
+    if (!status) return 0;
+    unsigned long long capabilities = 0;
+    while (fgets(line, sizeof line, status))
+        if (sscanf(line, "CapEff: %llx", &capabilities) == 1) break;
+    fclose(status);
+    return capabilities;
+}
+
+bool jext4_read_memory(pid_t thread, uint64_t address, void *to, size_t count) {
+    struct iovec local = {.iov_base = to, .iov_len = count};
+    struct iovec remote = {.iov_base = (void *)(uintptr_t)address, .iov_len = count};
+    return process_vm_readv(thread, &local, 1, &remote, 1, 0) == (ssize_t)count;
+}

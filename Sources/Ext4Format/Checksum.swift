@@ -23,6 +23,30 @@ package struct CRC32C: Sendable {
     }
 }
 
+// The checksum backwards: what a field must hold for the checksum of the whole to stay what it is.
+extension CRC32C {
+    /// The value before `bytes`, when it is `after` behind them.
+    package static func rewind(_ after: UInt32, over bytes: RawSpan) -> UInt32 {
+        var value = after
+        for offset in (0..<bytes.byteCount).reversed() { value = rewindZeros(value, 1) ^ UInt32(bytes[LE<UInt8>(offset)]) }
+        return value
+    }
+
+    /// The four bytes, as a little-endian number, that take the checksum from `before` to `after`.
+    package static func word(from before: UInt32, to after: UInt32) -> UInt32 { rewindZeros(after, 4) ^ before }
+
+    /// Takes back `count` bytes of zeros. A step forward shifts right, and adds the polynomial where a one fell out:
+    /// as its highest bit is set, the highest bit of the value tells whether it did.
+    private static func rewindZeros(_ after: UInt32, _ count: Int) -> UInt32 {
+        let polynomial: UInt32 = 0x82F6_3B78
+        var value = after
+        for _ in 0..<8 * count {
+            value = value >> 31 == 1 ? (value ^ polynomial) << 1 | 1 : value << 1
+        }
+        return value
+    }
+}
+
 /// CRC-32, most significant bit first: jbd2's checksum v1 (`JBD2_CRC32_CHKSUM`).
 package func crc32BE(_ bytes: RawSpan, seed: UInt32 = .max) -> UInt32 {
     unsafe bytes.withUnsafeBytes { unsafe jext4_crc32_be(seed, $0.baseAddress, $0.count) }

@@ -8,6 +8,10 @@ package enum Ext4Error: Error, Equatable, Sendable {
     case unsupported(features: [String], hint: String)
     /// The journal has been aborted by an earlier failure; nothing can be written any more.
     case aborted
+    /// What waited to become durable never will: the journal was aborted by what the text says. EIO.
+    case lost(String)
+    /// The volume was shut down by FS_IOC_SHUTDOWN, or by errors=panic: EIO for everything.
+    case shutDown
     /// A POSIX result of the operation itself (ENOENT, ENOSPC, ...): the volume is fine.
     case posix(Int32)
     /// The request makes no sense for this image or machine; the text is for the user.
@@ -22,6 +26,8 @@ extension Ext4Error: CustomStringConvertible {
         case .corrupt(let what, let place): "corrupt \(what) (\(place))"
         case .unsupported(let features, let hint): "unsupported feature \(features.joined(separator: ", ")): \(hint)"
         case .aborted: "the journal was aborted by an earlier error; the volume is read-only"
+        case .lost(let cause): "lost, as the journal was aborted: \(cause)"
+        case .shutDown: "the volume was shut down"
         case .posix(let errno): "errno \(errno)"
         case .refused(let text): text
         }

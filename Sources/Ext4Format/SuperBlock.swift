@@ -5,6 +5,8 @@
 package struct SuperBlock: Equatable, Sendable {
     package static let byteCount = 1024
     package static let byteOffset = 1024
+    /// Where `s_checksum` lies, the last field: it covers all before it.
+    package static let checksumOffset = 0x3FC
     package static let magic: UInt16 = 0xEF53
 
     package let inodeCount: UInt32
@@ -37,7 +39,11 @@ package struct SuperBlock: Equatable, Sendable {
     package let checksumSeed: UInt32
     package let orphanFileInode: UInt32
     package let backupGroups: [UInt32]
+    /// Who may use the reserved blocks besides root; 0 for nobody (`s_def_resuid`, `s_def_resgid`).
     package let reservedUID: UInt16
+    package let reservedGID: UInt16
+    /// The errors that were recorded when it was read.
+    package let errors: VolumeErrors
 
     /// `s_state`.
     package struct State: OptionSet, Sendable {
@@ -67,6 +73,7 @@ package struct SuperBlock: Equatable, Sendable {
         static var errors: LE<UInt16> { LE(0x3C) }
         static var revision: LE<UInt32> { LE(0x4C) }
         static var reservedUID: LE<UInt16> { LE(0x50) }
+        static var reservedGID: LE<UInt16> { LE(0x52) }
         static var firstInode: LE<UInt32> { LE(0x54) }
         static var inodeSize: LE<UInt16> { LE(0x58) }
         static var compatible: LE<UInt32> { LE(0x5C) }
@@ -91,7 +98,7 @@ package struct SuperBlock: Equatable, Sendable {
         static func backupGroup(_ index: Int) -> LE<UInt32> { LE(0x24C + 4 * index) }
         static var checksumSeed: LE<UInt32> { LE(0x270) }
         static var orphanFileInode: LE<UInt32> { LE(0x280) }
-        static var checksum: LE<UInt32> { LE(0x3FC) }
+        static var checksum: LE<UInt32> { LE(SuperBlock.checksumOffset) }
     }
 
     /// Decodes and checks a super block. `bytes` are its 1,024 bytes; `.refused` when this is no ext4 at all.
@@ -143,6 +150,8 @@ package struct SuperBlock: Equatable, Sendable {
         orphanFileInode = features.compatible.contains(.orphanFile) ? bytes[Layout.orphanFileInode] : 0
         backupGroups = (0..<2).map { bytes[Layout.backupGroup($0)] }
         reservedUID = bytes[Layout.reservedUID]
+        reservedGID = bytes[Layout.reservedGID]
+        errors = VolumeErrors(decoding: bytes)
         let hasClusters = features.readOnlyCompatible.contains(.bigalloc)
         guard hasClusters || bytes[Layout.logClusterSize] == logBlockSize || bytes[Layout.logClusterSize] == 0 else {
             throw Self.bad("cluster size without bigalloc")
@@ -159,7 +168,7 @@ package struct SuperBlock: Equatable, Sendable {
     }
 
     /// What `s_checksum` must hold with metadata_csum.
-    package static func checksum(of bytes: RawSpan) -> UInt32 { CRC32C.of(bytes.extracting(0..<0x3FC)) }
+    package static func checksum(of bytes: RawSpan) -> UInt32 { CRC32C.of(bytes.extracting(0..<checksumOffset)) }
 
     /// Call after any change to the 1,024 bytes when the volume has metadata_csum.
     package static func updateChecksum(_ bytes: inout MutableRawSpan) {

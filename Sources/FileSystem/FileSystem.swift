@@ -21,28 +21,15 @@ package final class FileSystem: Sendable {
     }
 
     package var isReadOnly: Bool {
-        volume.journal == nil || volume.journal?.isAborted == true || volume.isStopped.load(ordering: .relaxed)
+        volume.journal == nil || volume.journal?.isAborted == true || volume.errors.isStopped
     }
-
-    /// What is to happen when the image contradicts itself (`errors=`): the option, else `s_errors`, where 2 is
-    /// remount-ro and 3 is panic.
-    package var errorBehaviour: MountOptions.ErrorBehaviour {
-        if let chosen = volume.options.errors { return chosen }
-        return switch volume.superBlock.errorsBehaviour {
-        case 2: .remountReadOnly
-        case 3: .panic
-        default: .continue
-        }
-    }
-
-    /// From now on every change is EROFS; what is in the running transaction still commits.
-    package func stopWriting() { volume.isStopped.store(true, ordering: .relaxed) }
     package var volumeName: String { String(decoding: volume.superBlock.volumeName, as: UTF8.self) }
     package var uuid: [UInt8] { volume.superBlock.uuid }
     package var blockByteCount: Int { volume.blockByteCount }
 
     /// The inode behind a number that a caller holds. A number that names nothing is ESTALE.
     func inode(_ number: InodeNumber) throws(Ext4Error) -> Inode {
+        if volume.errors.isShutDown { throw .shutDown }
         guard volume.layout.place(of: number) != nil else { throw .posix(Errno.stale) }
         return try inodes.inode(number, volume)
     }
@@ -62,9 +49,7 @@ package final class FileSystem: Sendable {
         return inode
     }
 
-    func requireWritable() throws(Ext4Error) {
-        guard !isReadOnly else { throw .posix(Errno.readOnly) }
-    }
+    func requireWritable() throws(Ext4Error) { try volume.requireWritable() }
 
     // MARK: Looking up
 

@@ -111,6 +111,9 @@ package struct MountOptions: Sendable {
     /// nil: as the super block says (`s_errors`).
     package var errors: ErrorBehaviour?
     package var discard = false
+    /// Hears of what someone who looks after the volume should know, a line each. May be called on any thread and with
+    /// locks held: it must not call the file system.
+    package var notify: @Sendable (String) -> Void = { _ in }
     /// Commit and checkpoint are driven by the caller alone: for tests in which a seed decides everything.
     package var manualJournal = false
     /// Time of day; a test may freeze it.

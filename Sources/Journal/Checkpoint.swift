@@ -8,6 +8,7 @@ final class Checkpointer: Sendable {
     struct Writes {
         var isUnderWay = false
         var batch: UInt64 = 0
+        var isStopped = false
     }
     private let writes = Monitor(Writes())
     /// Whether a thread is in a checkpoint.
@@ -27,6 +28,12 @@ final class Checkpointer: Sendable {
         writes.wait { $0.isUnderWay && $0.batch == batch ? nil : () }
     }
 
+    /// Lets no home write begin any more, and returns when none is under way.
+    func stop() {
+        writes.withLock { $0.isStopped = true }
+        writes.wait { writes -> Void? in writes.isUnderWay ? nil : () }
+    }
+
     /// A block whose version of transaction `serial` has been written home.
     struct Written {
         let block: CachedBlock
@@ -40,7 +47,10 @@ final class Checkpointer: Sendable {
         while !rest.isEmpty {
             let batch = rest.prefix(buffer.byteCount / blockByteCount)
             rest = rest.dropFirst(batch.count)
-            writes.withLock { $0.isUnderWay = true }
+            try writes.withLock { writes throws(Ext4Error) in
+                if writes.isStopped { throw .aborted }
+                writes.isUnderWay = true
+            }
             let taken = copyOut(batch)
             defer {
                 for item in taken { item.block.membership.withLock { $0.isWritingHome = false } }

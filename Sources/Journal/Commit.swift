@@ -42,13 +42,15 @@ extension Journal {
         return try commitGate.wait { isBusy throws(Ext4Error) in
             switch transaction.outcome {
             case Transaction.Outcome.settled: true
-            case Transaction.Outcome.failed: throw .aborted
+            case Transaction.Outcome.failed: throw loss
             // Still pending with nobody at work: it was empty.
             case Transaction.Outcome.pending: isBusy ? nil : false
             default: nil
             }
         }
     }
+
+    private var loss: Ext4Error { state.withLock { $0.loss } }
 
     func flushOrAbort() throws(Ext4Error) {
         do throws(Ext4Error) {
@@ -64,7 +66,7 @@ extension Journal {
         let isLeader = try commitGate.wait { isBusy throws(Ext4Error) in
             switch transaction.outcome {
             case Transaction.Outcome.durable, Transaction.Outcome.settled: return false
-            case Transaction.Outcome.failed: throw .aborted
+            case Transaction.Outcome.failed: throw loss
             default: break
             }
             if isBusy { return nil }
@@ -80,7 +82,7 @@ extension Journal {
             try commitRunning()
         } catch {
             abort(error)
-            throw error
+            throw loss
         }
     }
 

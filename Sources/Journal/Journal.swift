@@ -19,6 +19,7 @@ package final class Journal: Sendable {
     let options: JournalOptions
     let clock: CommitClock
     let hook: Mutex<BeforeCommit?>
+    let afterAbort = Mutex<AfterAbort?>(nil)
     let state: Monitor<JournalState>
     let superBlock: LogSuperBlock
     let flusher: SharedFlush
@@ -69,6 +70,11 @@ package final class Journal: Sendable {
 
     /// Sets the hook when it could not be given at init, before the first handle is opened.
     package func setBeforeCommit(_ body: @escaping BeforeCommit) { hook.withLock { $0 = body } }
+
+    package func setAfterAbort(_ body: @escaping AfterAbort) { afterAbort.withLock { $0 = body } }
+
+    /// Takes back the `s_errno` that an earlier mount has left, once the file system itself says that it needs a check.
+    package func clearRecordedError() throws(Ext4Error) { try superBlock.clearError() }
 
     /// The most credits that one handle may ask for.
     package var maximumCredits: Int { budget.maximumReserved - options.hookCredits }
@@ -123,6 +129,7 @@ package final class Journal: Sendable {
 
     private func admit(_ credits: Int, _ state: inout JournalState) throws(Ext4Error) -> Admission {
         try state.checkUsable()
+        if state.isFrozen { throw .shutDown }
         guard !state.running.isLocked else { return .locked }
         if let obstacle = obstacle(to: credits, state) { return obstacle }
         state.running.handleCount += 1

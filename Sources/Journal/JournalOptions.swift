@@ -22,6 +22,20 @@ package struct JournalOptions: Sendable {
     package init() {}
 }
 
+/// How FS_IOC_SHUTDOWN ends the writing of a journal.
+package enum ShutdownMode: UInt32, Sendable {
+    /// Everything is brought home and the log is empty, as after a freeze (GOING_FLAGS_DEFAULT).
+    case afterFreeze = 0
+    /// What has finished is committed (GOING_FLAGS_LOGFLUSH).
+    case afterCommit = 1
+    /// What no commit has covered is lost (GOING_FLAGS_NOLOGFLUSH).
+    case atOnce = 2
+}
+
+/// Called once, when the journal is aborted, by the thread that met the error and with whatever locks that holds: it
+/// must neither take one of theirs nor call the journal.
+package typealias AfterAbort = @Sendable (Ext4Error) -> Void
+
 /// Gives the time for commit blocks.
 package typealias CommitClock = @Sendable () -> CommitTime
 

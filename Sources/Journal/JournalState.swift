@@ -37,6 +37,8 @@ struct JournalState {
     var isSpaceWanted = false
     var lastCommitTime = CommitTime(seconds: 0, nanoseconds: 0)
     var abortCause: Ext4Error?
+    /// No new handles: the log is being emptied for a shutdown.
+    var isFrozen = false
     var isClosed = false
 
     var counters = JournalCounters()
@@ -50,7 +52,17 @@ struct JournalState {
     }
 
     func checkUsable() throws(Ext4Error) {
+        if abortCause == .shutDown { throw .shutDown }
         if abortCause != nil || isClosed { throw .aborted }
+    }
+
+    /// What the waiters of a transaction hear that will never be durable.
+    var loss: Ext4Error {
+        switch abortCause {
+        case nil, .aborted: .aborted
+        case .shutDown: .shutDown
+        case let cause?: .lost(cause.description)
+        }
     }
 }
 

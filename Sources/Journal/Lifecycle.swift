@@ -18,12 +18,24 @@ extension Journal {
         }
     }
 
-    /// The first error wins; every waiter is woken with `.aborted`; nothing later moves the tail; s_errno recorded as
-    /// well as the device allows.
+    /// The first error wins. Every waiter is woken: who waits for a commit gets `.lost`, everybody later `.aborted`.
+    /// Nothing later moves the tail, and once this has returned nothing is written home; s_errno is recorded as well as
+    /// the device allows, and the hook of `setAfterAbort` runs. May be called with any lock of a higher layer held.
     package func abort(_ cause: Ext4Error) {
-        // Not a cause of its own: the journal was aborted before, or a thread in the background found it closed, and a
+        switch cause {
+        // No causes of their own: the journal was aborted before, or a thread in the background found it closed, and a
         // closed journal bears no error.
-        if cause == .aborted { return }
+        case .aborted, .lost: return
+        default: break
+        }
+        guard fail(cause) else { return }
+        superBlock.recordError(Self.errorNumber(of: cause))
+        checkpointer.stop()
+        afterAbort.withLock { $0 }?(cause)
+    }
+
+    /// Lets nobody in any more and wakes everybody. False when that has happened before.
+    private func fail(_ cause: Ext4Error) -> Bool {
         let isFirst = state.withLock { state in
             guard state.abortCause == nil else { return false }
             state.abortCause = cause
@@ -31,13 +43,45 @@ extension Journal {
             state.committing?.transaction.become(Transaction.Outcome.failed)
             return true
         }
-        guard isFirst else { return }
+        guard isFirst else { return false }
         state.notifyAll()
         commitGate.notifyAll()
-        superBlock.recordError(Self.errorNumber(of: cause))
+        return true
     }
 
-    /// Why the journal was aborted; nil while it works.
+    /// Ends all writing as a power cut would, as FS_IOC_SHUTDOWN asks: when it returns nothing of the journal is under
+    /// way, and nothing is written any more, not even s_errno. Waiters and later callers get `.shutDown`. An error on
+    /// the way is no reason to go on. No handle of the calling thread is open. After an abort: what that left stays.
+    /// True when the log is empty and everything is home.
+    @discardableResult package func shutDown(_ mode: ShutdownMode) -> Bool {
+        var isEmpty = false
+        do throws(Ext4Error) {
+            switch mode {
+            case .atOnce: break
+            case .afterCommit: try commitNow()
+            case .afterFreeze:
+                try freeze()
+                isEmpty = true
+            }
+        } catch {}
+        guard fail(.shutDown) else { return false }
+        superBlock.freeze()
+        checkpointer.stop()
+        commitGate.wait { isBusy -> Void? in isBusy ? nil : () }
+        checkpointer.gate.wait { isBusy -> Void? in isBusy ? nil : () }
+        return isEmpty
+    }
+
+    /// Brings everything home and marks the log empty, while no new handle opens.
+    private func freeze() throws(Ext4Error) {
+        state.withLock { $0.isFrozen = true }
+        state.notifyAll()
+        // The handles that are open: a commit waits for them, also one that finds nothing to write.
+        try commitNow()
+        try emptyLog()
+    }
+
+    /// Why the journal was aborted, `.shutDown` when it was shut down; nil while it works.
     package var abortCause: Ext4Error? { state.withLock { $0.abortCause } }
 
     /// As `s_errno` has it: a negative errno.
@@ -57,12 +101,17 @@ extension Journal {
             commitThread.stop()
             checkpointThread.stop()
         }
+        try emptyLog()
+        state.withLock { $0.isClosed = true }
+    }
+
+    /// No handle is open, and none is opened meanwhile.
+    private func emptyLog() throws(Ext4Error) {
         try sync()
         try checkpoint(.everything)
         let (isEmptyOnDisk, next) = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
             precondition(state.running.handleCount == 0 && state.committed.isEmpty)
-            state.isClosed = true
             return (state.isEmptyOnDisk, state.running.transaction.id)
         }
         guard !isEmptyOnDisk else { return }

@@ -41,6 +41,18 @@ final class LogSuperBlock: Sendable {
         }
     }
 
+    /// From now on nothing writes the block.
+    func freeze() { content.withLock { $0.isFrozen = true } }
+
+    /// Takes `s_errno` back, when its news has been taken over by the file system.
+    func clearError() throws(Ext4Error) {
+        try content.withLock { content throws(Ext4Error) in
+            guard !content.isFrozen else { throw .aborted }
+            content.value.errorNumber = 0
+            try write(content.value)
+        }
+    }
+
     /// Freezes the tail and records why, as best it can.
     func recordError(_ number: Int32) {
         content.withLock { content in

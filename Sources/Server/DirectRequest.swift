@@ -36,6 +36,11 @@ struct DirectRequest {
         node = unsafe bytes.loadUnaligned(fromByteOffset: Layout.node, as: UInt64.self)
     }
 
+    /// The node that the request of the calling thread is about; nil on a thread that serves none.
+    static var currentNode: fuse_ino_t? {
+        unsafe jext4_worker()?.pointee.request.loadUnaligned(fromByteOffset: Layout.node, as: UInt64.self)
+    }
+
     func serve(_ session: Session, descriptor: CInt) {
         do throws(Ext4Error) {
             switch operation {
@@ -50,7 +55,7 @@ struct DirectRequest {
                 send(StatxAnswer(attributes, blockByteCount: session.blockByteCount), descriptor)
             }
         } catch {
-            if error.isWorthLogging { session.report(error) }
+            session.report(error)
             send(failure: error.systemNumber, descriptor)
         }
     }
@@ -65,6 +70,14 @@ struct DirectRequest {
     private func send(failure number: CInt, _ descriptor: CInt) {
         var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: -number, unique: unique)
         // ENOENT: the request was given up meanwhile. ENODEV: the connection is gone. Nobody is left to tell.
+        _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
+    }
+
+    /// FUSE_NOTIFY_INC_EPOCH: every name that the kernel remembers is to be looked up again. Kernels before 6.16 do not
+    /// know it.
+    static func sendNewEpoch(to descriptor: CInt) {
+        let code: Int32 = 8
+        var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: code, unique: 0)
         _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
     }
 

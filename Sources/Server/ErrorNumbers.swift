@@ -5,7 +5,7 @@ extension Ext4Error {
     /// What a system call that met this error returns.
     package var systemNumber: CInt {
         switch self {
-        case .io: EIO
+        case .io, .lost, .shutDown: EIO
         case .corrupt: EUCLEAN
         case .unsupported, .refused: EOPNOTSUPP
         case .aborted: EROFS
@@ -15,6 +15,9 @@ extension Ext4Error {
 
     /// Whether the volume or the device is at fault, so that someone should read of it in the log.
     package var isWorthLogging: Bool {
-        if case .posix = self { false } else { true }
+        switch self {
+        case .posix, .shutDown: false
+        default: true
+        }
     }
 }

@@ -82,7 +82,7 @@ package enum Launcher {
         _ = jext4_set_io_flusher()
         jext4_limit_arenas(arenaLimit)
         let log = Logger(label: "jext4") { _ in ServerLogHandler(usesSystemLog: announcer != nil) }
-        let volume = try open(plan)
+        let volume = try open(plan, log)
         let served: ServedMount
         do throws(Ext4Error) {
             served = try ServedMount(plan, volume, log)
@@ -93,19 +93,22 @@ package enum Launcher {
         announcer?.succeed()
         let failure = served.run()
         if let failure { log.error("\(plan.image): unmount failed: \(failure)") }
+        if volume.fileSystem.hasPanicked { exit(EX_SOFTWARE) }
         if let failure, announcer == nil { throw failure }
     }
 
-    private static func open(_ plan: MountPlan) throws(Ext4Error) -> MountedVolume {
+    private static func open(_ plan: MountPlan, _ log: Logger) throws(Ext4Error) -> MountedVolume {
         let words = plan.words
+        var options = words.volumeOptions
+        options.notify = { log.warning("\(plan.image): \($0)") }
         let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
         do throws(Ext4Error) {
             let image = try FileDevice(path: plan.image, readOnly: words.isReadOnly, start: words.offset)
             guard let file = words.recordFile else {
-                return MountedVolume(try FileSystem.mount(on: image, options: words.volumeOptions), claim, nil)
+                return MountedVolume(try FileSystem.mount(on: image, options: options), claim, nil)
             }
             let recording = try plan.recorder(image, file)
-            let fileSystem = try FileSystem.mount(on: recording.device, options: words.volumeOptions)
+            let fileSystem = try FileSystem.mount(on: recording.device, options: options)
             return MountedVolume(fileSystem, claim, recording)
         } catch {
             claim.release()

@@ -3,7 +3,7 @@ internal import CFuseShims
 internal import Glibc
 
 /// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers: flush,
-/// copy_file_range, ioctl, bmap; and locks, which it then keeps itself.
+/// copy_file_range, bmap; and locks, which it then keeps itself.
 func operationTable() -> fuse_lowlevel_ops {
     var table = fuse_lowlevel_ops()
     unsafe table.`init` = serveInit
@@ -37,6 +37,7 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.create = serveCreate
     unsafe table.lseek = serveLseek
     unsafe table.fallocate = serveFallocate
+    unsafe table.ioctl = serveIoctl
     return table
 }
 

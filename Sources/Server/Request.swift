@@ -31,13 +31,19 @@ internal import Glibc
             umask: UInt16(truncatingIfNeeded: context.pointee.umask & 0o777))
     }
 
+    /// The user and the thread that asks.
+    var callerProcess: (user: uid_t, id: pid_t) {
+        guard let context = unsafe fuse_req_ctx(raw) else { preconditionFailure("a request without a context") }
+        return unsafe (context.pointee.uid, context.pointee.pid)
+    }
+
     consuming func fail(_ number: CInt) {
         unsafe fuse_reply_err(raw, number)
         discard self
     }
 
     consuming func fail(_ error: Ext4Error) {
-        if error.isWorthLogging { session.report(error) }
+        session.report(error)
         fail(error.systemNumber)
     }
 
@@ -101,6 +107,12 @@ internal import Glibc
 
     consuming func answer(written count: Int) {
         unsafe fuse_reply_write(raw, count)
+        discard self
+    }
+
+    /// An ioctl that gives nothing back.
+    consuming func answerControl() {
+        unsafe fuse_reply_ioctl(raw, 0, nil, 0)
         discard self
     }
 

@@ -3,6 +3,7 @@ internal import CFuseShims
 internal import Ext4Format
 internal import FileSystem
 internal import Glibc
+internal import Journal
 internal import Logging
 internal import Synchronization
 internal import Threads
@@ -86,17 +87,29 @@ internal import Threads
     var mayRefuseOpendir: Bool { has(FUSE_CAP_NO_OPENDIR_SUPPORT) }
     private func has(_ flag: CInt) -> Bool { capable.load(ordering: .relaxed) & UInt32(flag) != 0 }
 
-    /// Logs an error, and does what `errors=` asks for when the image contradicts itself.
+    /// Logs the error of a request, and has the volume do what `errors=` asks for.
     func report(_ error: Ext4Error) {
+        guard error.isWorthLogging else { return }
         log.error(error.description)
-        guard case .corrupt = error else { return }
-        switch fileSystem.errorBehaviour {
-        case .continue: return
-        case .remountReadOnly: fileSystem.stopWriting()
-        case .panic:
-            // The nearest that a process comes to a machine that stops: not another byte is written.
-            log.error("panic, as errors=panic asks")
-            _exit(EX_SOFTWARE)
+        fileSystem.report(error, about: DirectRequest.currentNode.map(NodeID.inode))
+    }
+
+    // MARK: Shutdown
+
+    /// FS_IOC_SHUTDOWN. When it returns, nothing that the kernel remembers of the volume hides that it is gone.
+    func shutDown(_ mode: ShutdownMode) {
+        let isFirst = !fileSystem.isShutDown
+        fileSystem.shutDown(mode)
+        // Other threads answer what the kernel asks meanwhile; so this is the work of one of them alone.
+        if isFirst { forgetCaches() }
+    }
+
+    /// Makes the kernel ask again for everything: names, attributes and pages. Pages that it has not sent are lost.
+    private func forgetCaches() {
+        DirectRequest.sendNewEpoch(to: unsafe fuse_session_fd(raw))
+        for inode in fileSystem.referencedInodes {
+            guard let node = NodeID.node(inode) else { continue }
+            unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
         }
     }
 

@@ -26,7 +26,7 @@ internal import Glibc
         unsafe context = .allocate(capacity: 1)
         unsafe context.initialize(
             to: jext4_worker(
-                descriptor: descriptor, scratch: memory + Layout.scratch,
+                descriptor: descriptor, request: memory + Layout.start, scratch: memory + Layout.scratch,
                 scratch_size: Connection.transferByteCount + Layout.page))
         unsafe buffer.mem = memory + Layout.start
         unsafe jext4_set_worker(context)

@@ -54,7 +54,7 @@ struct Status: Error {
     init(of error: Ext4Error) {
         switch error {
         case .corrupt, .unsupported: code = Self.damaged
-        case .io, .aborted, .posix, .refused: code = Self.failed
+        case .io, .aborted, .lost, .shutDown, .posix, .refused: code = Self.failed
         }
     }
 }

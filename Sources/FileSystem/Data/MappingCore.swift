@@ -71,7 +71,7 @@ struct MappingCore {
     /// For writes: holes of `range` get staged blocks, and with `outOfPlace` mapped blocks get new ones too. ENOSPC is
     /// decided here. The caller holds the range lock exclusively and keeps it until ioend.
     func begin(writing range: Range<UInt64>, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> StagedWrite {
-        guard let journal = volume.journal, !journal.isAborted else { throw .posix(Errno.readOnly) }
+        try volume.requireWritable()
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let old = try begin(reading: range)
         let needed = old.filter { $0.target.needsStaging(outOfPlace) }.reduce(0) { $0 + UInt64($1.range.count) }

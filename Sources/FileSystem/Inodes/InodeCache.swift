@@ -86,6 +86,11 @@ final class InodeCache: Sendable {
         shards.flatMap { $0.shard.withLock { $0.unlinked.map { InodeNumber($0) } } }.sorted()
     }
 
+    /// The numbers that are referred to.
+    var referenced: [InodeNumber] {
+        shards.flatMap { $0.shard.withLock { $0.references.keys.map { InodeNumber($0) } } }
+    }
+
     private static func makeRoom(_ shard: inout Shard) {
         guard shard.inodes.count >= shard.limit else { return }
         for number in Array(shard.inodes.keys) {

@@ -17,6 +17,8 @@ extension FileSystem {
         try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { superBlock = try file.decoded() }
+        // Replay writes the log's copy over what the last mount may have recorded in place.
+        let recorded = isTorn ? nil : superBlock
         var location: JournalLocation?
         if hasJournal && !options.noRecovery {
             let wasDirty = try recover(
@@ -39,7 +41,7 @@ extension FileSystem {
         let volume = try Volume(writing: device, superBlock, location, options)
         do throws(Ext4Error) {
             let fileSystem = try FileSystem(checking: volume)
-            try fileSystem.start()
+            try fileSystem.start(recorded, journalError: location.superBlock.errorNumber)
             return fileSystem
         } catch {
             // The threads of the journal must not outlive a mount that failed.
@@ -71,8 +73,13 @@ extension FileSystem {
         _ = try Directory(volume: volume, inode: root).parent()
     }
 
-    /// The first changes of a writable mount: exact counts, the orphans finished, the mount noted.
-    private func start() throws(Ext4Error) {
+    /// The first changes of a writable mount: exact counts, the errors of the last one kept, the mount noted, the
+    /// orphans finished. `recorded` is the super block as it was before the replay.
+    private func start(_ recorded: SuperBlock?, journalError: Int32) throws(Ext4Error) {
+        if let recorded, recorded.errors.count > volume.superBlock.errors.count {
+            volume.errors.restore(recorded.errors)
+        }
+        let hasErrors = journalError != 0 || recorded?.state.contains(.hasErrors) ?? false
         // Linux keeps the counts of the super block only roughly, and its log may hold any of them: the descriptors
         // know.
         try volume.blocks.recount()
@@ -83,17 +90,33 @@ extension FileSystem {
             try volume.modifySuperBlock(in: handle) { bytes in
                 bytes[SuperBlock.Layout.mountTime] = now
                 bytes[SuperBlock.Layout.mountCount] &+= 1
+                volume.errors.merge(into: &bytes)
+                if hasErrors { VolumeErrors.raiseFlag(in: &bytes) }
                 guard hasOrphanFile else { return }
                 var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
                 words.insert(.orphanPresent)
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
             }
         }
+        try takeOver(journalError)
         for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) {
             do throws(Ext4Error) { try finishOrphan(number) } catch {
                 // One that cannot be finished stays an orphan, and keeps nobody from the rest of the volume.
                 if isReadOnly { throw error }
             }
+        }
+    }
+
+    /// An error that aborted the journal of the last mount is the file system's from now on, so that e2fsck checks it
+    /// in full: the flag is durable before the journal forgets.
+    private func takeOver(_ journalError: Int32) throws(Ext4Error) {
+        if journalError != 0 {
+            volume.options.notify("an earlier mount ended with error \(journalError) of the journal")
+            try volume.journal?.sync()
+            try volume.journal?.clearRecordedError()
+        }
+        if volume.superBlock.state.contains(.hasErrors) || journalError != 0 {
+            volume.options.notify("the volume has recorded errors: e2fsck is recommended")
         }
     }
 
@@ -120,6 +143,8 @@ extension FileSystem {
         guard let journal = volume.journal else { return }
         guard !journal.isAborted else {
             try? journal.close()
+            // What was shut down on purpose is as it should be.
+            if journal.abortCause == .shutDown { return }
             throw .aborted
         }
         for number in inodes.unlinked { deleteOrLeave(number) }
@@ -128,6 +153,7 @@ extension FileSystem {
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try volume.modifySuperBlock(in: handle) { bytes in
                 bytes[SuperBlock.Layout.writeTime] = now
+                volume.errors.merge(into: &bytes)
                 var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
                 if !hasOrphans { words.remove(.orphanPresent) }
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
@@ -192,6 +218,7 @@ extension Volume {
             bytes[SuperBlock.Layout.freeBlocksLow] = UInt32(truncatingIfNeeded: freeBlocks)
             if isWide { bytes[SuperBlock.Layout.freeBlocksHigh] = UInt32(truncatingIfNeeded: freeBlocks >> 32) }
             bytes[SuperBlock.Layout.freeInodes] = freeInodes
+            errors.merge(into: &bytes)
         }
     }
 }

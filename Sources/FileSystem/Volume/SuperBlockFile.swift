@@ -1,9 +1,10 @@
 internal import BlockIO
 internal import Ext4Format
 
-/// The super block outside the journal: read before there is one, and the two writes that set and clear needs_recovery.
+/// The super block outside the journal: read before there is one, the two writes that set and clear needs_recovery, and
+/// the record of errors when the journal was aborted.
 ///
-/// Those writes change that bit and the checksum and nothing else. The block is torn at 512 bytes at worst, and bit and
+/// The first two change that bit and the checksum and nothing else. The block is torn at 512 bytes at worst, and bit and
 /// checksum lie on both sides of the tear: so a super block whose checksum becomes right when the bit is toggled was
 /// torn in just such a write. It is then taken as needing recovery, which does no harm to an empty log.
 struct SuperBlockFile {
@@ -78,8 +79,7 @@ struct SuperBlockFile {
 
     /// Durable when it returns.
     func setNeedsRecovery(_ isSet: Bool, hasChecksums: Bool) throws(Ext4Error) {
-        buffer.withMutableBytes { bytes in
-            var part = bytes._mutatingExtracting(start..<start + SuperBlock.byteCount)
+        change { part in
             var words = Features.Incompatible(rawValue: part[SuperBlock.Layout.incompatible])
             if isSet { words.insert(.needsRecovery) } else { words.remove(.needsRecovery) }
             part[SuperBlock.Layout.incompatible] = words.rawValue
@@ -88,11 +88,31 @@ struct SuperBlockFile {
         try write()
     }
 
+    /// Records errors, in two writes of one sector each, both durable when it returns. A super block that is torn
+    /// already is left alone: the log holds it.
+    func write(_ errors: VolumeErrors, hasChecksums: Bool) throws(Ext4Error) {
+        guard !isTorn else { throw .corrupt("super block", where: "checksum") }
+        let (first, second) = VolumeErrors.sectors
+        change { errors.encodeFirstSector(into: &$0, hasChecksum: hasChecksums) }
+        try write(start + first.lowerBound..<start + first.upperBound)
+        change { errors.encodeSecondSector(into: &$0, hasChecksum: hasChecksums) }
+        try write(start + second.lowerBound..<start + second.upperBound)
+    }
+
+    private func change(_ body: (inout MutableRawSpan) -> Void) {
+        buffer.withMutableBytes { bytes in
+            var part = bytes._mutatingExtracting(start..<start + SuperBlock.byteCount)
+            body(&part)
+        }
+    }
+
+    private func write() throws(Ext4Error) { try write(start..<start + SuperBlock.byteCount) }
+
     /// Only the sectors of the super block: what lies before it (a boot sector) is not ours.
-    private func write() throws(Ext4Error) {
+    private func write(_ range: Range<Int>) throws(Ext4Error) {
         let sector = device.sectorByteCount
-        let low = start / sector * sector
-        let high = (start + SuperBlock.byteCount + sector - 1) / sector * sector
+        let low = range.lowerBound / sector * sector
+        let high = (range.upperBound + sector - 1) / sector * sector
         try buffer.withBytes { bytes throws(Ext4Error) in
             try device.write(
                 bytes.extracting(low..<min(high, buffer.byteCount)), at: UInt64(low), mode: .throughToMedia)

@@ -17,9 +17,8 @@ final class Volume: Sendable {
     let blocks: BlockAllocator
     let inodes: InodeAllocator
     let options: MountOptions
+    let errors: ErrorRecord
     private let generation: Atomic<UInt32>
-    /// Damage was met, and the policy is to write no more.
-    let isStopped = Atomic<Bool>(false)
 
     init(
         device: any BlockDevice, superBlock: SuperBlock, cache: MetadataCache, journal: Journal?, groups: GroupTable,
@@ -35,6 +34,24 @@ final class Volume: Sendable {
         self.inodes = inodes
         self.options = options
         generation = Atomic(options.firstGeneration)
+        errors = ErrorRecord(superBlock, device: journal == nil ? nil : device, options)
+        watchForErrors()
+    }
+
+    /// The errors that come without an operation that could report them. Weak: cache and journal belong to the volume.
+    private func watchForErrors() {
+        cache.setOnReadFailure { [weak self] block, error in self?.noteReadFailure(of: block, error) }
+        journal?.setAfterAbort { [weak self] cause in self?.errors.recordAbort(cause) }
+    }
+
+    private func noteReadFailure(of block: FSBlock, _ error: Ext4Error) {
+        if errors.note(error, function: "metadata read", block: block) == .abort { journal?.abort(error) }
+    }
+
+    /// Throws unless the volume can be changed: EROFS, or EIO after a shutdown.
+    func requireWritable() throws(Ext4Error) {
+        if errors.isShutDown { throw .shutDown }
+        guard let journal, !journal.isAborted, !errors.isStopped else { throw .posix(Errno.readOnly) }
     }
 
     var blockByteCount: Int { superBlock.blockByteCount }
