@@ -71,8 +71,9 @@ package final class FileSystem: Sendable {
         deleteOrLeave(number)
     }
 
+    /// Those of the root are there after a shutdown too: without them nobody could find what to unmount.
     package func attributes(of number: InodeNumber) throws(Ext4Error) -> Attributes {
-        try inode(number).attributes(volume)
+        try (number == .root ? inodes.inode(.root, volume) : inode(number)).attributes(volume)
     }
 
     package func readLink(_ number: InodeNumber) throws(Ext4Error) -> [UInt8] {
