@@ -28,7 +28,9 @@ extension CRC32C {
     /// The value before `bytes`, when it is `after` behind them.
     package static func rewind(_ after: UInt32, over bytes: RawSpan) -> UInt32 {
         var value = after
-        for offset in (0..<bytes.byteCount).reversed() { value = rewindZeros(value, 1) ^ UInt32(bytes[LE<UInt8>(offset)]) }
+        for offset in (0..<bytes.byteCount).reversed() {
+            value = rewindZeros(value, 1) ^ UInt32(bytes[LE<UInt8>(offset)])
+        }
         return value
     }
 

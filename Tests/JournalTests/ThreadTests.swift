@@ -5,7 +5,7 @@ import Synchronization
 import Testing
 import Threads
 
-private func inThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
+func inThreads(_ count: Int, _ body: @escaping @Sendable (Int) -> Void) {
     let threads = (0..<count).map { index in Thread(name: "test \(index)") { body(index) } }
     for thread in threads { thread.join() }
 }

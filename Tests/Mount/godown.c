@@ -1,4 +1,4 @@
-// Shuts the file system of a path down: godown PATH FLAGS, as FS_IOC_SHUTDOWN has them (0 freeze, 1 flush the log, 2 not).
+// Shuts the file system of a path down: godown PATH FLAGS, of FS_IOC_SHUTDOWN: 0 freeze, 1 flush the log, 2 not even that.
 // Prints the name of the errno when it fails, and answers 1.
 #define _GNU_SOURCE
 #include <errno.h>

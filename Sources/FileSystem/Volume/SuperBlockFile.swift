@@ -2,11 +2,12 @@ internal import BlockIO
 internal import Ext4Format
 
 /// The super block outside the journal: read before there is one, the two writes that set and clear needs_recovery, and
-/// the record of errors when the journal was aborted.
+/// the record of errors once the journal has been aborted.
 ///
-/// The first two change that bit and the checksum and nothing else. The block is torn at 512 bytes at worst, and bit and
-/// checksum lie on both sides of the tear: so a super block whose checksum becomes right when the bit is toggled was
-/// torn in just such a write. It is then taken as needing recovery, which does no harm to an empty log.
+/// The first two change that bit and the checksum and nothing else. The block is torn at 512 bytes at worst, and bit
+/// and checksum lie on both sides of the tear: so a super block whose checksum becomes right when the bit is toggled
+/// was torn in just such a write. It is then taken as needing recovery, which does no harm to an empty log. The record
+/// comes in two writes that cannot be torn at all: see `VolumeErrors`.
 struct SuperBlockFile {
     let device: any BlockDevice
     private let buffer: AlignedBuffer
