@@ -1,4 +1,4 @@
-// Shuts the file system of a path down: godown PATH FLAGS, of FS_IOC_SHUTDOWN: 0 freeze, 1 flush the log, 2 not even that.
+// Shuts the file system of a path down: godown PATH FLAGS. FS_IOC_SHUTDOWN's flags: 0 freeze, 1 flush the log, 2 cut.
 // Prints the name of the errno when it fails, and answers 1.
 #define _GNU_SOURCE
 #include <errno.h>
