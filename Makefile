@@ -32,7 +32,7 @@ TOOLS := .build/tools
 STATIC := $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
 	&& echo --static-swift-stdlib -Xswiftc -use-ld=lld)
 
-.PHONY: help setup build tools mount umount test unit-test mount-test soak bench lint format install uninstall clean
+.PHONY: help setup build tools mount umount test unit-test mount-test soak mutants bench lint format install uninstall clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -70,6 +70,10 @@ soak: build tools ## the long forms: MINUTES=10 of new crash states, MINUTES=10 
 	@scripts/setup.sh test
 	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test --disable-xctest $(SWIFT_FLAGS) --filter PowerCutTests/soak
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" --length soak --minutes "$(MINUTES)" $(addprefix --only ,$(ONLY))
+
+mutants: ## deliberate faults in commit, checkpoint and recovery: do the tests catch each of them?
+	@scripts/setup.sh build run test
+	python3 scripts/mutants.py
 
 bench: build tools ## jext4 beside the kernel, fuse2fs and an empty FUSE server, in one run, as ratios
 	@scripts/setup.sh bench
