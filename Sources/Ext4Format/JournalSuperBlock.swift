@@ -60,8 +60,9 @@ package struct JournalSuperBlock: Equatable, Sendable {
     package let userCount: UInt32
     /// 0 means the default, `LogGeometry.defaultFastCommitBlockCount`.
     package let fastCommitBlockCount: UInt32
-    /// Where a clean log stopped, as newer kernels record it; 0 when not.
-    package let head: UInt32
+    /// `s_head`: the log block where the last writer of an empty log stopped, 0 when nobody recorded it. The next one
+    /// may go on there, so that the ring wears evenly and keeps its past longer. It means nothing in a log in use.
+    package var head: UInt32
     /// The UUID of the first file system that uses this log (external journals).
     package let firstUser: [UInt8]
 
@@ -133,20 +134,24 @@ package struct JournalSuperBlock: Equatable, Sendable {
         !incompatible.isDisjoint(with: [.checksumV2, .checksumV3])
     }
 
-    /// Puts what may change (version, features, sequence, start, errno) and the checksum into `bytes`, the super block
-    /// as it stood on the disk; everything else keeps its value.
+    /// Puts what may change (version, features, sequence, start, head, errno) and the checksum into `bytes`, the super
+    /// block as it stood on the disk; everything else keeps its value.
     package func encode(into bytes: inout MutableRawSpan) {
+        let wasVersion1 = JournalHeader(decoding: bytes.bytes)?.type == .superBlockV1
         let type: JournalBlockType = version == 2 ? .superBlockV2 : .superBlockV1
         JournalHeader(type: type, transaction: TransactionID(0)).encode(into: &bytes)
         bytes[Layout.sequence] = sequence.rawValue
         bytes[Layout.start] = start
         bytes[Layout.errorNumber] = errorNumber
         guard version == 2 else { return }
+        // Version 1 says nothing of the bytes behind its last field.
+        if wasVersion1 { bytes.fill(Layout.compatible.offset..<Self.byteCount, with: 0) }
         bytes[Layout.compatible] = compatible.rawValue
         bytes[Layout.incompatible] = incompatible.rawValue
         // What version 1 had no place for, and what checksums start from.
         bytes.copy(uuid, at: Layout.uuid.lowerBound)
         bytes[Layout.userCount] = userCount
+        bytes[Layout.head] = head
         guard hasOwnChecksum else { return }
         bytes[Layout.checksumType] = Layout.crc32c
         bytes[Layout.checksum] = Self.checksum(of: bytes.bytes)

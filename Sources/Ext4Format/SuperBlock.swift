@@ -26,7 +26,9 @@ package struct SuperBlock: Equatable, Sendable {
     package let uuid: [UInt8]
     package let volumeName: [UInt8]
     package let reservedGroupDescriptorBlocks: UInt16
+    /// 0: the journal lies on another device, the one with `journalUUID`.
     package let journalInode: UInt32
+    package let journalUUID: [UInt8]
     package let lastOrphan: UInt32
     package let hashSeed: [UInt32]
     package let defaultHashVersion: UInt8
@@ -82,6 +84,7 @@ package struct SuperBlock: Equatable, Sendable {
         static var uuid: Range<Int> { 0x68..<0x78 }
         static var volumeName: Range<Int> { 0x78..<0x88 }
         static var reservedDescriptors: LE<UInt16> { LE(0xCE) }
+        static var journalUUID: Range<Int> { 0xD0..<0xE0 }
         static var journalInode: LE<UInt32> { LE(0xE0) }
         package static var lastOrphan: LE<UInt32> { LE(0xE8) }
         static func hashSeed(_ index: Int) -> LE<UInt32> { LE(0xEC + 4 * index) }
@@ -136,6 +139,7 @@ package struct SuperBlock: Equatable, Sendable {
         volumeName = Array(bytes.array(Layout.volumeName).prefix { $0 != 0 })
         reservedGroupDescriptorBlocks = bytes[Layout.reservedDescriptors]
         journalInode = bytes[Layout.journalInode]
+        journalUUID = bytes.array(Layout.journalUUID)
         lastOrphan = bytes[Layout.lastOrphan]
         hashSeed = (0..<4).map { bytes[Layout.hashSeed($0)] }
         defaultHashVersion = bytes[Layout.hashVersion]

@@ -1,3 +1,4 @@
+package import BlockIO
 package import Ext4Format
 
 /// What `stat` tells of an inode.
@@ -114,6 +115,8 @@ package struct MountOptions: Sendable {
     /// Hears of what someone who looks after the volume should know, a line each. May be called on any thread and with
     /// locks held: it must not call the file system.
     package var notify: @Sendable (String) -> Void = { _ in }
+    /// Holds the journal of a volume whose super block says that it lies elsewhere (`journal_dev=`).
+    package var journalDevice: (any BlockDevice)?
     /// Commit and checkpoint are driven by the caller alone: for tests in which a seed decides everything.
     package var manualJournal = false
     /// Time of day; a test may freeze it.

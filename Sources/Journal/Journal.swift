@@ -60,7 +60,7 @@ package final class Journal: Sendable {
         self.options = options
         self.clock = clock
         hook = Mutex(beforeCommit)
-        state = Monitor(JournalState(first: upgraded.sequence, start: upgraded.start, geometry))
+        state = Monitor(JournalState(upgraded, geometry))
         self.superBlock = try LogSuperBlock(upgraded, log: log)
         flusher = SharedFlush(device: device)
         writer = CommitWriter(log: log, format: format, geometry: geometry, budget: budget)

@@ -43,12 +43,14 @@ struct JournalState {
 
     var counters = JournalCounters()
 
-    /// A log without transactions. `start` is `s_start`: 0, or where a log that goes on does so.
-    init(first: TransactionID, start: UInt32, _ geometry: LogGeometry) {
-        running = Running(transaction: Transaction(id: first, serial: 1))
+    /// A log without transactions. One that goes on does so at `s_start`; an empty one, as in Linux, where it stopped
+    /// the last time, if that is a place in the ring.
+    init(_ superBlock: JournalSuperBlock, _ geometry: LogGeometry) {
+        running = Running(transaction: Transaction(id: superBlock.sequence, serial: 1))
         nextSerial = 2
-        isEmptyOnDisk = start == 0
-        head = start == 0 ? geometry.first : start
+        isEmptyOnDisk = superBlock.start == 0
+        let last = (geometry.first..<geometry.end).contains(superBlock.head) ? superBlock.head : geometry.first
+        head = isEmptyOnDisk ? last : superBlock.start
     }
 
     func checkUsable() throws(Ext4Error) {

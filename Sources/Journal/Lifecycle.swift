@@ -109,14 +109,14 @@ extension Journal {
     private func emptyLog() throws(Ext4Error) {
         try sync()
         try checkpoint(.everything)
-        let (isEmptyOnDisk, next) = try state.withLock { state throws(Ext4Error) in
+        let (isEmptyOnDisk, next, head) = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
             precondition(state.running.handleCount == 0 && state.committed.isEmpty)
-            return (state.isEmptyOnDisk, state.running.transaction.id)
+            return (state.isEmptyOnDisk, state.running.transaction.id, state.head)
         }
         guard !isEmptyOnDisk else { return }
         do throws(Ext4Error) {
-            try superBlock.setTail(start: 0, sequence: next)
+            try superBlock.setEmpty(head: head, sequence: next)
         } catch {
             abort(error)
             throw error

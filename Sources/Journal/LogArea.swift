@@ -10,6 +10,7 @@ package final class LogArea: Sendable {
     package let blockCount: UInt32
     /// The log block with the journal super block: 0, but on a journal device.
     package let superBlockPosition: UInt32
+    package var isJournalDevice: Bool { superBlockPosition > 0 }
     private let runs: [Run]
 
     private struct Run: Sendable {

@@ -24,13 +24,28 @@ final class LogSuperBlock: Sendable {
         content = Mutex(Content(value: value))
     }
 
-    /// Moves the tail: the log begins at log block `start` with transaction `sequence`; 0 says that it is empty.
+    /// Moves the tail: the log begins at log block `start` with transaction `sequence`.
     func setTail(start: UInt32, sequence: TransactionID) throws(Ext4Error) {
+        try change { value in
+            value.start = start
+            value.sequence = sequence
+        }
+    }
+
+    /// Says that the log is empty: the next transaction will be `sequence`, and the next block to write `head`.
+    func setEmpty(head: UInt32, sequence: TransactionID) throws(Ext4Error) {
+        try change { value in
+            value.start = 0
+            value.sequence = sequence
+            value.head = head
+        }
+    }
+
+    private func change(_ body: (inout JournalSuperBlock) -> Void) throws(Ext4Error) {
         try content.withLock { content throws(Ext4Error) in
             guard !content.isFrozen else { throw .aborted }
             var next = content.value
-            next.start = start
-            next.sequence = sequence
+            body(&next)
             do throws(Ext4Error) {
                 try write(next)
             } catch {

@@ -69,12 +69,14 @@ extension RecoveryPlan {
         try write(next, to: log)
     }
 
-    /// Marks the log empty, with a sequence past everything that it holds: only after `apply` has flushed. Durable
-    /// when it returns. `clearsError` drops s_errno, when its news has been taken over by the file system.
+    /// Marks the log empty, with a sequence past everything that it holds, to go on where it ended: only after `apply`
+    /// has flushed. Durable when it returns. `clearsError` drops s_errno, when its news has been taken over by the file
+    /// system.
     package func markEmpty(_ log: LogArea, clearsError: Bool = false) throws(Ext4Error) {
         var next = superBlock
         next.start = 0
         next.sequence = nextSequence
+        if !isEmpty { next.head = endPosition }
         if clearsError { next.errorNumber = 0 }
         try write(next, to: log)
     }

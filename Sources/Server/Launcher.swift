@@ -46,6 +46,7 @@ package enum Launcher {
     package static func mount(_ plan: MountPlan) throws(Ext4Error) {
         var plan = plan
         plan.image = try absolute(plan.image)
+        if let path = plan.words.journalPath { plan.words.journalPath = try absolute(path) }
         plan.directory = try absoluteDirectory(plan.directory)
         if plan.isForeground { return try serve(plan, nil) }
         switch Daemon.start() {
@@ -102,16 +103,23 @@ package enum Launcher {
         var options = words.volumeOptions
         options.notify = { log.warning("\(plan.image): \($0)") }
         let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
+        var journal: ImageClaim?
         do throws(Ext4Error) {
             let image = try FileDevice(path: plan.image, readOnly: words.isReadOnly, start: words.offset)
+            if let path = words.journalPath {
+                journal = try ImageClaim(path, readOnly: words.isReadOnly, lockFile: nil)
+                options.journalDevice = try FileDevice(path: path, readOnly: words.isReadOnly)
+            }
             guard let file = words.recordFile else {
-                return MountedVolume(try FileSystem.mount(on: image, options: options), claim, nil)
+                let fileSystem = try FileSystem.mount(on: image, options: options)
+                return MountedVolume(fileSystem, claim, journal: journal, nil)
             }
             let recording = try plan.recorder(image, file)
             let fileSystem = try FileSystem.mount(on: recording.device, options: options)
-            return MountedVolume(fileSystem, claim, recording)
+            return MountedVolume(fileSystem, claim, journal: journal, recording)
         } catch {
             claim.release()
+            journal?.release()
             throw error
         }
     }

@@ -17,6 +17,8 @@ package struct MountWords: Equatable, Sendable {
     package var usesAccessLists = true
     package var lockFile: String?
     package var recordFile: String?
+    /// The device or file with the journal of a volume that has it elsewhere.
+    package var journalPath: String?
     package var allowsSetID = true
     package var allowsDevices = true
     package var allowsExecution = true
@@ -37,6 +39,9 @@ package struct MountWords: Equatable, Sendable {
     package init(parsing lists: [String]) throws(Ext4Error) {
         for list in lists {
             for word in list.split(separator: ",", omittingEmptySubsequences: true) { try take(String(word)) }
+        }
+        if recordFile != nil && journalPath != nil {
+            throw .refused("option 'record' logs one device, and 'journal_dev' names another")
         }
         if skipsRecovery && !isReadOnly { throw .refused("option 'norecovery' needs 'ro' beside it") }
     }
@@ -109,6 +114,9 @@ package struct MountWords: Equatable, Sendable {
         case "lockfile":
             guard !value.isEmpty else { throw senseless }
             lockFile = value
+        case "journal_dev", "journal_path":
+            guard !value.isEmpty else { throw senseless }
+            journalPath = value
         case "record":
             guard !value.isEmpty else { throw senseless }
             recordFile = value

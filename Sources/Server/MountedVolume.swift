@@ -8,6 +8,8 @@ internal import Threads
 package final class MountedVolume: Sendable {
     package let fileSystem: FileSystem
     private let claim: ImageClaim
+    /// Of the device with the journal, where the volume has it elsewhere.
+    private let journalClaim: ImageClaim?
     private let recording: Recording?
 
     var isBlockDevice: Bool { claim.isBlockDevice }
@@ -21,9 +23,10 @@ package final class MountedVolume: Sendable {
     /// Held in common by who asks from outside of the session, and alone by the unmount.
     private let gate = ReaderWriterLock()
 
-    init(_ fileSystem: FileSystem, _ claim: ImageClaim, _ recording: Recording?) {
+    init(_ fileSystem: FileSystem, _ claim: ImageClaim, journal: ImageClaim?, _ recording: Recording?) {
         self.fileSystem = fileSystem
         self.claim = claim
+        journalClaim = journal
         self.recording = recording
     }
 
@@ -54,6 +57,7 @@ package final class MountedVolume: Sendable {
             }
             do throws(Ext4Error) { try recording?.finish() } catch { failure = failure ?? error }
             claim.release()
+            journalClaim?.release()
             state.withLock { $0 = .closed(failure) }
             state.notifyAll()
         }

@@ -31,6 +31,7 @@ import Testing
     @Test(arguments: [
         "sync", "dirsync", "foo", "foo=1", "errors=never", "commit=soon", "commit=-1", "commit=901", "offset=511",
         "offset=", "offset=99999999999999999999g", "cache_size=0", "cache_size=1k", "lockfile=", "data=journal",
+        "journal_dev=",
     ])
     func anUnknownWordOrValueIsNamed(word: String) throws {
         let said = try #require(message("ro,\(word),noatime"))
@@ -55,6 +56,9 @@ import Testing
         let options = try MountWords(parsing: ["ro,noload,commit=7,cache_size=16m,discard,errors=continue"])
             .volumeOptions
         #expect(options.readOnly && options.noRecovery && options.discard)
+        let named = try MountWords(parsing: ["journal_dev=/dev/a,journal_path=/dev/b"])
+        #expect(named.journalPath == "/dev/b")
+        #expect(message("record=log,journal_dev=/dev/a") != nil)
         #expect(options.commitSeconds == 7 && options.cacheByteCount == 16 << 20)
         guard case .continue = options.errors else {
             Issue.record("errors=continue was lost")

@@ -7,14 +7,55 @@ internal import Allocator
 package struct JournalLocation: Sendable {
     package let log: LogArea
     package let superBlock: JournalSuperBlock
-    /// The blocks of the log, in file order.
+    /// What the log may be replayed into.
+    package let target: ReplayTarget
+    /// The blocks of the log on the volume, in file order; none when it lies on a device of its own.
     let runs: [BlockRun]
 
-    /// Follows the journal inode through its extents or its block map. `.corrupt` when that leads out of the volume.
-    package init(on device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
-        guard superBlock.journalInode != 0 else {
-            throw .unsupported(features: ["journal_dev"], hint: "the journal lies on another device")
+    /// Finds the log on the volume, or on `journalDevice` when the super block says that it lies on another one.
+    /// `.refused` when the two do not belong together.
+    package init(
+        on device: any BlockDevice, _ superBlock: SuperBlock, journalDevice: (any BlockDevice)? = nil
+    ) throws(Ext4Error) {
+        if superBlock.journalInode != 0 {
+            guard journalDevice == nil else {
+                throw .refused("the journal lies on the volume itself, and a journal device was named")
+            }
+            try self.init(inodeOn: device, superBlock)
+        } else {
+            guard let journalDevice else {
+                throw .refused("the journal lies on another device: name it with -o journal_dev=PATH")
+            }
+            try self.init(external: journalDevice, superBlock)
         }
+    }
+
+    /// A journal device belongs to one volume, and each names the UUID of the other.
+    private init(external device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
+        guard device.byteCount >= UInt64(SuperBlock.byteOffset + SuperBlock.byteCount) else {
+            throw .refused("not an ext4 journal device (\(device.byteCount) bytes are too few)")
+        }
+        let bytes = try device.superBlockBytes()
+        let found = try bytes.withBytes { bytes throws(Ext4Error) in try JournalDevice(decoding: bytes) }
+        guard found.uuid == superBlock.journalUUID else {
+            throw .refused("the journal device is not the one of this volume: its UUID is another")
+        }
+        guard found.blockByteCount == superBlock.blockByteCount else {
+            throw .corrupt("super block of the journal device", where: "block size \(found.blockByteCount)")
+        }
+        log = try LogArea(
+            device: device, blockByteCount: found.blockByteCount, runs: [(FSBlock(0), found.blockCount)],
+            superBlockPosition: found.logSuperBlock)
+        self.superBlock = try log.readSuperBlock()
+        guard self.superBlock.userCount == 1, self.superBlock.firstUser == superBlock.uuid else {
+            throw .refused("the journal device is in use by another volume, or by several")
+        }
+        target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: false)
+        runs = []
+    }
+
+    /// Follows the journal inode through its extents or its block map. `.corrupt` when that leads out of the volume.
+    private init(inodeOn device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
         let volume = try Volume(bare: device, superBlock, MountOptions())
         let number = InodeNumber(superBlock.journalInode)
         guard number == .journal, volume.layout.place(of: number) != nil else {
@@ -41,9 +82,8 @@ package struct JournalLocation: Sendable {
         }
         self.runs = runs.map { BlockRun(start: $0.start, count: $0.count) }
         log = try LogArea(device: device, blockByteCount: superBlock.blockByteCount, runs: runs)
-        let first = AlignedBuffer(byteCount: superBlock.blockByteCount)
-        try log.read(0, count: 1, into: first)
-        self.superBlock = try first.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
+        self.superBlock = try log.readSuperBlock()
+        target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
     }
 
     /// So that an image does not decide how much memory its journal's map takes.

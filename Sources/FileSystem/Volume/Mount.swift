@@ -9,6 +9,8 @@ extension FileSystem {
     package static func mount(on device: any BlockDevice, options: MountOptions) throws(Ext4Error) -> FileSystem {
         let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
         let device = wantsReadOnly ? OverlayDevice(over: device) : device
+        var journalDevice = options.journalDevice
+        if wantsReadOnly, let named = journalDevice { journalDevice = OverlayDevice(over: named) }
         let file = try SuperBlockFile(device: device)
         // A write of the super block at home may be torn between its two sectors. Then the log still holds it, and what
         // leads to the log does not change: replay first, believe afterwards.
@@ -20,15 +22,19 @@ extension FileSystem {
         // Replay writes the log's copy over what the last mount may have recorded in place.
         let recorded = isTorn ? nil : superBlock
         var location: JournalLocation?
-        if hasJournal && !options.noRecovery {
+        // To look at what needs no recovery, nobody has to have the device with the journal at hand.
+        let isLogElsewhere = superBlock.journalInode == 0 && journalDevice == nil
+        let isClean = !superBlock.features.incompatible.contains(.needsRecovery)
+        if hasJournal && !options.noRecovery && !(wantsReadOnly && isLogElsewhere && isClean) {
+            let found = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
             let wasDirty = try recover(
-                device, superBlock, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+                device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
             if wasDirty || isTorn {
                 try file.reread()
                 superBlock = try file.decoded()
                 try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
             }
-            location = try JournalLocation(on: device, superBlock)
+            location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
         }
         if wantsReadOnly {
             let volume = try Volume(bare: device, superBlock, options)
@@ -52,10 +58,9 @@ extension FileSystem {
 
     /// Replays the log if there is anything in it. True when there was, or when the volume says so.
     private static func recover(
-        _ device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions, readOnly: Bool,
-        mustHoldSuperBlock: Bool
+        _ device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions,
+        readOnly: Bool, mustHoldSuperBlock: Bool
     ) throws(Ext4Error) -> Bool {
-        let location = try JournalLocation(on: device, superBlock)
         let isMarked = superBlock.features.incompatible.contains(.needsRecovery)
         guard isMarked || location.superBlock.start != 0 else { return false }
         try replay(

@@ -15,7 +15,8 @@ package struct OfflineVolume {
     /// The super block at home is damaged; the log may hold it whole, as after a replay that was cut short.
     private let isTorn: Bool
 
-    package init(on device: any BlockDevice) throws(Ext4Error) {
+    /// `journalDevice` is needed when the journal lies on a device of its own, and `.refused` when it does not.
+    package init(on device: any BlockDevice, journalDevice: (any BlockDevice)? = nil) throws(Ext4Error) {
         self.device = device
         file = try SuperBlockFile(device: device)
         isTorn = file.isTorn
@@ -26,7 +27,7 @@ package struct OfflineVolume {
         }
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { _ = try file.decoded() }
-        journal = hasJournal ? try JournalLocation(on: device, superBlock) : nil
+        journal = hasJournal ? try JournalLocation(on: device, superBlock, journalDevice: journalDevice) : nil
     }
 
     package var needsRecovery: Bool { superBlock.features.incompatible.contains(.needsRecovery) }
@@ -35,8 +36,7 @@ package struct OfflineVolume {
     package func plan(
         _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, options: RecoveryOptions = RecoveryOptions()
     ) throws(Ext4Error) -> RecoveryPlan {
-        let target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
-        return try RecoveryPlan.scan(journal.log, for: target, detail: detail, options: options)
+        try RecoveryPlan.scan(journal.log, for: journal.target, detail: detail, options: options)
     }
 
     /// Replays, fast commits too, and clears needs_recovery once the log is empty: what e2fsck -E journal_only does.

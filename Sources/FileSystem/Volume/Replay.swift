@@ -12,12 +12,8 @@ extension FileSystem {
         _ location: JournalLocation, onto device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions,
         readOnly: Bool, mustHoldSuperBlock: Bool
     ) throws(Ext4Error) {
-        let target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
-        let plan = try RecoveryPlan.scan(location.log, for: target)
-        guard !plan.isDamaged || readOnly else {
-            throw .refused(
-                "the journal is damaged (\(plan.end)); jext4-replay show tells where, mount with -o ro to look")
-        }
+        let plan = try RecoveryPlan.scan(location.log, for: location.target)
+        guard !plan.isDamaged || readOnly else { throw .refused(plan.refusal) }
         let home = FSBlock(UInt64(SuperBlock.byteOffset / superBlock.blockByteCount))
         guard !mustHoldSuperBlock || plan.copies.contains(where: { $0.home == home }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
@@ -40,17 +36,19 @@ extension FileSystem {
             return counters
         }
         try plan.markContinued(log)
-        try replay(fastCommits, onto: OverlayDevice(over: device), options)
-        try replay(fastCommits, onto: device, options)
+        let journalDevice = log.isJournalDevice ? log.device : nil
+        let trial = journalDevice.map { OverlayDevice(over: $0) }
+        try replay(fastCommits, onto: OverlayDevice(over: device), journalDevice: trial, options)
+        try replay(fastCommits, onto: device, journalDevice: journalDevice, options)
         return counters
     }
 
     private static func replay(
-        _ log: FastCommitLog, onto device: any BlockDevice, _ options: MountOptions
+        _ log: FastCommitLog, onto device: any BlockDevice, journalDevice: (any BlockDevice)?, _ options: MountOptions
     ) throws(Ext4Error) {
         let superBlock = try SuperBlockFile(device: device).decoded()
         try FeaturePolicy.check(superBlock, readOnly: false)
-        let location = try JournalLocation(on: device, superBlock)
+        let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
         let volume = try Volume(continuing: device, superBlock, location, options)
         let fileSystem = try FileSystem(checking: volume)
         try volume.blocks.recount()
@@ -58,5 +56,16 @@ extension FileSystem {
         _ = try fileSystem.orphans.load(volume, fileSystem.inodes, listHead: superBlock.lastOrphan)
         try FastCommitReplay(log, on: fileSystem).run()
         try volume.journal?.close()
+    }
+}
+
+extension RecoveryPlan {
+    /// What a mount says of a damaged log: where it is good, and what can be done.
+    fileprivate var refusal: String {
+        guard case .damaged(let problem, let later) = end else { preconditionFailure("the log is not damaged") }
+        let last = endID.rawValue &- 1
+        return "the journal is damaged: \(problem.kind.rawValue) at log block \(problem.position), and transactions up "
+            + "to \(later.rawValue) had been committed. 'jext4-replay apply --up-to \(last) IMAGE' applies the "
+            + "\(transactions.count) good ones and drops the rest, -o ro shows what they give"
     }
 }
