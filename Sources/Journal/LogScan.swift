@@ -65,7 +65,8 @@ struct LogScan {
         report(passed)
         try checkLimit()
         plan.copies = newest.values.sorted { $0.home < $1.home }
-        if !plan.isDamaged, !plan.isCut, !geometry.fastCommit.isEmpty {
+        // Fast commits come behind whatever transaction someone named as the last.
+        if !plan.isDamaged, options.last == nil, !geometry.fastCommit.isEmpty {
             var scan = try FastCommitScan(
                 transaction: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount,
                 reader: reader)

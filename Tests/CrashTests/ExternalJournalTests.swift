@@ -162,7 +162,8 @@ private final class Witness: Sendable {
                 case (.write(let offset, _, .throughToMedia), let superBlock?) where offset == superBlock:
                     state.tails += 1
                     // Before the first commit there is nothing in the log that homes could wait for.
-                    if state.volume > 0 && state.commits > 0 { state.faults.append("the tail moved over unflushed homes") }
+                    let isUsed = state.commits > 0
+                    if isUsed && state.volume > 0 { state.faults.append("the tail moved over unflushed homes") }
                 case (.write(_, _, .throughToMedia), _):
                     state.commits += 1
                     if state.volume > 0 { state.faults.append("a commit before the flush of its data") }

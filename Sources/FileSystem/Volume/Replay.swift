@@ -62,10 +62,16 @@ extension FileSystem {
 extension RecoveryPlan {
     /// What a mount says of a damaged log: where it is good, and what can be done.
     fileprivate var refusal: String {
-        guard case .damaged(let problem, let later) = end else { preconditionFailure("the log is not damaged") }
-        let last = endID.rawValue &- 1
-        return "the journal is damaged: \(problem.kind.rawValue) at log block \(problem.position), and transactions up "
-            + "to \(later.rawValue) had been committed. 'jext4-replay apply --up-to \(last) IMAGE' applies the "
-            + "\(transactions.count) good ones and drops the rest, -o ro shows what they give"
+        let what =
+            if case .damaged(let problem, let later) = end {
+                "\(problem.kind.rawValue) at log block \(problem.position), and transactions up to \(later.rawValue) had "
+                    + "been committed"
+            } else if case .damaged(let problem) = fastCommits?.end {
+                "\(problem.what) at log block \(problem.position), among the fast commits"
+            } else {
+                "it contradicts itself"
+            }
+        return "the journal is damaged: \(what). 'jext4-replay apply --up-to \(endID.rawValue &- 1) IMAGE' applies the "
+            + "\(transactions.count) good transactions and drops the rest, -o ro shows what they give"
     }
 }
