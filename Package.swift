@@ -62,6 +62,6 @@ let package = Package(
         .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
-        .testTarget(name: "CrashTests", dependencies: ["CrashLab", "FileSystem"], swiftSettings: tests),
+        .testTarget(name: "CrashTests", dependencies: ["CrashLab", "FileSystem", "Threads"], swiftSettings: tests),
     ]
 )

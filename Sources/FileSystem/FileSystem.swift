@@ -1,5 +1,5 @@
 package import Ext4Format
-internal import Journal
+package import Journal
 internal import Threads
 
 /// A mounted ext4 volume: POSIX operations on inode numbers, without FUSE.
@@ -178,6 +178,9 @@ package final class FileSystem: Sendable {
 
     /// syncfs: everything finished so far.
     package func syncAll() throws(Ext4Error) { try volume.journal?.sync() }
+
+    /// What the journal has done since the mount; nil on a read-only volume.
+    package var journalCounters: JournalCounters? { volume.journal?.counters }
 
     package func statistics() -> VolumeStatistics {
         let superBlock = volume.superBlock

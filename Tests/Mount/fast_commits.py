@@ -329,5 +329,22 @@ def replays(scratch):
             attempt(f"fast commits of {scenario.__name__}, {name}", replayed, scratch, options, scenario)
 
 
+@check("Linux takes no old fast commits for new ones after jext4 has written to the log", missing_root)
+def stale_area(scratch):
+    cut, _, count = capture(scratch, ["-b", "4096"], create)
+    assert count > 0, "Linux has written no fast commit"
+    copy = f"{scratch}/copy.img"
+    with mounted(cut, f"{scratch}/mnt", "noatime") as mount:
+        for number in range(30):
+            write(f"{mount.directory}/later-{number}", data(number, 3_000))
+        os.unlink(f"{mount.directory}/new-1")
+        sync(mount.directory)
+        seen = tree(mount.directory)
+        shutil.copyfile(cut, copy)
+    assert "needs_recovery" in run("dumpe2fs", "-h", copy), "the copy is not dirty"
+    expect_tree(copy, f"{scratch}/mnt", seen, "noatime")
+    expect_clean(copy)
+
+
 if __name__ == "__main__":
     main("SCRATCH")
