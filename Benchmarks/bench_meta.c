@@ -1,6 +1,7 @@
 // Metadata operations on N names in one directory, and fsyncs of new files; prints operations done and seconds taken.
 // bench_meta [-t SECONDS] create|stat|readdir|rename|unlink|mkdir|rmdir DIR COUNT
 // bench_meta fsync DIR COUNT THREADS      each thread creates, writes 4 KiB, fsyncs and closes its share of COUNT files
+// bench_meta commit DIR COUNT THREADS     each thread changes the mode of a file of its own and fsyncs it, again and again
 // With -t the work stops at that time: what was not done is left out of the figure. stat takes the names in an order
 // that is none (the same in every run), so that no read-ahead of inodes helps; the others go as create did.
 #define _GNU_SOURCE
@@ -118,13 +119,26 @@ static void *sync_files(void *argument) {
     return NULL;
 }
 
-static void sync_with_threads(unsigned long count, unsigned long threads) {
+// Nothing but the commit of one inode: what the journal itself allows.
+static void *sync_modes(void *argument) {
+    const struct share *share = argument;
+    char name[64];
+    name_of(name, share->first, "-mode");
+    int file = openat(directory, name, O_CREAT | O_RDWR, 0600);
+    if (file < 0) fail("open");
+    for (unsigned long i = 0; i < share->count; i++)
+        if (fchmod(file, i % 2 ? 0600 : 0640) != 0 || fsync(file) != 0) fail("fchmod and fsync");
+    close(file);
+    return NULL;
+}
+
+static void sync_with_threads(void *(*body)(void *), unsigned long count, unsigned long threads) {
     pthread_t thread[256];
     struct share share[256];
     if (threads < 1 || threads > 256) fail("1 to 256 threads");
     for (unsigned long i = 0; i < threads; i++) {
         share[i] = (struct share){count * i / threads, count * (i + 1) / threads - count * i / threads};
-        if (pthread_create(&thread[i], NULL, sync_files, &share[i]) != 0) fail("pthread_create");
+        if (pthread_create(&thread[i], NULL, body, &share[i]) != 0) fail("pthread_create");
     }
     for (unsigned long i = 0; i < threads; i++) pthread_join(thread[i], NULL);
 }
@@ -144,8 +158,8 @@ int main(int words, char **word) {
     directory = open(word[2], O_RDONLY | O_DIRECTORY);
     if (directory < 0) fail(word[2]);
     double start = now();
-    if (strcmp(word[1], "fsync") == 0 && words == 5) {
-        sync_with_threads(count, strtoul(word[4], NULL, 10));
+    if (words == 5 && (strcmp(word[1], "fsync") == 0 || strcmp(word[1], "commit") == 0)) {
+        sync_with_threads(word[1][0] == 'f' ? sync_files : sync_modes, count, strtoul(word[4], NULL, 10));
         done = count;
     } else if (strcmp(word[1], "readdir") == 0) {
         done = list();
