@@ -96,6 +96,16 @@ final class ImageFile {
         return try E2fsprogs.run(["debugfs", "-w", "-f", script, path]).output
     }
 
+    /// A file of 0x5A whose blocks stand for metadata, so that any content leaves a consistent volume.
+    func addPayload(blocks count: Int, of size: Int) throws -> [UInt64] {
+        let payload = ImageFile()
+        try Data(repeating: 0x5A, count: count * size).write(to: URL(fileURLWithPath: payload.path))
+        _ = try debugfs(["write \(payload.path) payload"])
+        let homes = try blocks(of: "/payload")
+        try #require(homes.count == count)
+        return homes
+    }
+
     /// The blocks of a file in order, by debugfs: extents only, so without tree blocks.
     func blocks(of file: String) throws -> [UInt64] {
         try E2fsprogs.run(["debugfs", "-R", "blocks \(file)", path]).output.split(whereSeparator: \.isWhitespace)

@@ -64,8 +64,8 @@ extension RecoveryPlan {
     fileprivate var refusal: String {
         let what =
             if case .damaged(let problem, let later) = end {
-                "\(problem.kind.rawValue) at log block \(problem.position), and transactions up to \(later.rawValue) had "
-                    + "been committed"
+                "\(problem.kind.rawValue) at log block \(problem.position), and transactions up to "
+                    + "\(later.rawValue) had been committed"
             } else if case .damaged(let problem) = fastCommits?.end {
                 "\(problem.what) at log block \(problem.position), among the fast commits"
             } else {
