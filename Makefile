@@ -32,7 +32,8 @@ TOOLS := .build/tools
 STATIC := $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
 	&& echo --static-swift-stdlib -Xswiftc -use-ld=lld)
 
-.PHONY: help setup build tools mount umount test unit-test mount-test soak mutants bench lint format install uninstall clean
+.PHONY: help setup build tools mount umount test unit-test mount-test soak mutants bench lint format install uninstall
+.PHONY: clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \

@@ -1,7 +1,7 @@
 // Metadata operations on N names in one directory, and fsyncs of new files; prints operations done and seconds taken.
 // bench_meta [-t SECONDS] create|stat|readdir|rename|unlink|mkdir|rmdir DIR COUNT
 // bench_meta fsync DIR COUNT THREADS      each thread creates, writes 4 KiB, fsyncs and closes its share of COUNT files
-// bench_meta commit DIR COUNT THREADS     each thread changes the mode of a file of its own and fsyncs it, again and again
+// bench_meta commit DIR COUNT THREADS     each thread changes the mode of a file of its own and fsyncs it
 // With -t the work stops at that time: what was not done is left out of the figure. stat takes the names in an order
 // that is none (the same in every run), so that no read-ahead of inodes helps; the others go as create did.
 #define _GNU_SOURCE

@@ -16,7 +16,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COPY = os.path.join(ROOT, ".build", "mutants")
 # A mutant that hangs is caught as well, after so many seconds.
-LIMIT = 300
+LIMIT = 180
 SWITCH = """
 internal import Glibc
 
@@ -39,12 +39,13 @@ MUTANTS = [
      "        if !MUTANT { try flusher.flush() }\n"
      "        try state.withLock { state throws(Ext4Error) in try state.checkUsable() }\n", CRASH),
     ("commit block not written through", "Journal/CommitWriter.swift",
-     "at: body.commitPosition, mode: .throughToMedia)", "at: body.commitPosition, mode: MUTANT ? .cached : .throughToMedia)",
-     CRASH),
+     "at: body.commitPosition, mode: .throughToMedia)",
+     "at: body.commitPosition, mode: MUTANT ? .cached : .throughToMedia)", CRASH),
     ("waiters woken before the commit block is written", "Journal/Commit.swift",
      "        let body = try writer.writeBody(of: transaction, at: start)\n",
      "        let body = try writer.writeBody(of: transaction, at: start)\n"
-     "        if MUTANT { transaction.become(Transaction.Outcome.durable); commitGate.notifyAll(); return }\n", JOURNAL),
+     "        if MUTANT { transaction.become(Transaction.Outcome.durable); commitGate.notifyAll(); return }\n",
+     JOURNAL),
     ("handles are not waited for", "Journal/Commit.swift",
      "return state.running.handleCount == 0 ? state.running.transaction : nil",
      "return state.running.handleCount == 0 || MUTANT ? state.running.transaction : nil", JOURNAL),
@@ -87,7 +88,8 @@ MUTANTS = [
      "        for item in written {", CRASH),
     ("the tail moves one transaction too far", "Journal/Checkpoint.swift",
      "let released = targets.prefix { isHome($0.transaction) }.count",
-     "let released = min(targets.count, targets.prefix { isHome($0.transaction) }.count + (MUTANT ? 1 : 0))", JOURNAL),
+     "let released = min(targets.count, targets.prefix { isHome($0.transaction) }.count + (MUTANT ? 1 : 0))",
+     JOURNAL),
     ("the tail is not written through", "Journal/LogSuperBlock.swift",
      "at: log.superBlockPosition, mode: .throughToMedia)",
      "at: log.superBlockPosition, mode: MUTANT ? .cached : .throughToMedia)", CRASH),
@@ -99,7 +101,8 @@ MUTANTS = [
      "let written = try checkpointer.write(MUTANT ? candidates.dropLast() : candidates, to: device)\n"
      "        if MUTANT, let last = candidates.last { last.membership.withLock { $0.home = 0 } }", CRASH),
     ("the log is marked empty before the checkpoint at close", "Journal/Lifecycle.swift",
-     "try checkpoint(.everything)\n        let (", "if !MUTANT { try checkpoint(.everything) }\n        let (", JOURNAL),
+     "try checkpoint(.everything)\n        let (", "if !MUTANT { try checkpoint(.everything) }\n        let (",
+     JOURNAL),
     # Recovery.
     ("revokes are not honoured", "Journal/LogScan.swift",
      "guard let copy = newest.removeValue(forKey: home) else { return }",
@@ -201,7 +204,8 @@ def test(tree, scratch, tests, number):
     output = done.stdout.decode(errors="replace")
     if done.returncode == 0:
         return "with 0 tests" not in output, "no test ran"
-    failed = [line.split("Test ", 1)[1] for line in output.splitlines() if "Test " in line and "recorded an issue" in line]
+    issues = [line for line in output.splitlines() if "Test " in line and "recorded an issue" in line]
+    failed = [line.split("Test ", 1)[1] for line in issues]
     return False, failed[0].split(" recorded")[0] if failed else "a crash"
 
 

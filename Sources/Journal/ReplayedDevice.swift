@@ -2,8 +2,8 @@ package import BlockIO
 package import Ext4Format
 
 extension RecoveryPlan {
-    /// The volume as `apply` would leave its blocks, for looking at: read-only, and each replaced block is read from the
-    /// log when it is asked for, and checked once more. Neither `device` nor the log may change meanwhile.
+    /// The volume as `apply` would leave its blocks, for looking at: read-only, and each replaced block is read from
+    /// the log when it is asked for, and checked once more. Neither `device` nor the log may change meanwhile.
     package func replayed(over device: any BlockDevice, from log: LogArea) -> PatchedDevice {
         let copies = copies, superBlock = superBlock
         return PatchedDevice(

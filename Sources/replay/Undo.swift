@@ -7,8 +7,8 @@ struct Undo: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Take back what apply --undo did.",
         discussion: """
-            Also takes back an apply that was cut short, and undo files of e2fsprogs. The whole file is verified before \
-            anything is written. An image that something else has changed since is left alone.
+            Also takes back an apply that was cut short, and undo files of e2fsprogs. The whole file is verified \
+            before anything is written. An image that something else has changed since is left alone.
 
             Example:
               jext4-replay undo disk.undo disk.img

@@ -12,8 +12,8 @@ import Threads
     private static let threadCount = 4
     private static let rounds = 110
 
-    /// What one thread does to its own directory, and what it tells the trace: "done NAME SIZE" when fsync has returned,
-    /// "gone NAME" before it removes a file that was synced.
+    /// What one thread does to its own directory, and what it tells the trace: "done NAME SIZE" when fsync has
+    /// returned, "gone NAME" before it removes a file that was synced.
     private struct Writer {
         let system: FileSystem
         let device: RecordingDevice
@@ -77,8 +77,8 @@ import Threads
         return (0..<1_536).map { unit[$0 % unit.count] }
     }
 
-    /// P1 and P2 with concurrent writers: after a power cut at any moment e2fsck has nothing to say, and every file that
-    /// was synced is there with its bytes. The log wraps many times, and one commit serves many who wait.
+    /// P1 and P2 with concurrent writers: after a power cut at any moment e2fsck has nothing to say, and every file
+    /// that was synced is there with its bytes. The log wraps many times, and one commit serves many who wait.
     @Test func whatConcurrentWritersSyncedSurvives() throws {
         let base = try TestVolume.small.make()
         let trace = Trace()
@@ -143,9 +143,9 @@ import Threads
         }
     }
 
-    /// A directory of some 400 blocks is removed through a log of 1 MiB: in more than one transaction, and after a power
-    /// cut between two of them recovery finishes the work. Its blocks become data at once, and no replay writes over
-    /// that: each was revoked.
+    /// A directory of some 400 blocks is removed through a log of 1 MiB: in more than one transaction, and after a
+    /// power cut between two of them recovery finishes the work. Its blocks become data at once, and no replay writes
+    /// over that: each was revoked.
     @Test func aLargeDirectoryIsRemovedThroughASmallLog() throws {
         let base = try TestVolume.small.make()
         let trace = Trace()

@@ -22,7 +22,7 @@ def stress(base, stressors, seconds, workers):
         words += [f"--{name}", workers]
     # The files are small, so that the time goes into operations.
     sizes = ["--hdd-bytes", "16m", "--iomix-bytes", "16m", "--fallocate-bytes", "64m", "--mmap-bytes", "16m",
-             "--seek-size", "16m", "--dirmany-filsize", "4k", "--dirdeep-inodes", "2000"]
+             "--seek-size", "16m", "--dirdeep-inodes", "2000"]
     used = [word for index in range(0, len(sizes), 2) if sizes[index][2:].rsplit("-", 1)[0] in stressors
             for word in sizes[index:index + 2]]
     output = run("stress-ng", "--verify", "--temp-path", base, "--timeout", f"{seconds:.0f}s", "--seed", SEED,
