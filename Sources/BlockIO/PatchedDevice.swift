@@ -15,7 +15,7 @@ package final class PatchedDevice: BlockDevice {
     package var sectorByteCount: Int { base.sectorByteCount }
     package var isReadOnly: Bool { true }
 
-    /// `blocks`, in units of `blockByteCount`, are strictly ascending; `source` fills a block by its place in the list.
+    /// `blocks`, in units of `blockByteCount`, are strictly ascending; `source` fills a block by its place among them.
     package init(
         over base: any BlockDevice, blockByteCount: Int, blocks: [UInt64], source: @escaping Source
     ) {

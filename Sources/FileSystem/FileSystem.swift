@@ -195,7 +195,7 @@ package final class FileSystem: Sendable {
 
 extension InodeRecord {
     /// The target lies in `i_block`: no block belongs to the inode but perhaps one of attributes.
-    var isFastSymlink: Bool {
+    package var isFastSymlink: Bool {
         FileType(mode: mode) == .symlink && !flags.contains(.extents) && size < UInt64(Self.areaByteCount)
     }
 }

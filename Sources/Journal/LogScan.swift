@@ -65,12 +65,13 @@ struct LogScan {
         report(passed)
         try checkLimit()
         plan.copies = newest.values.sorted { $0.home < $1.home }
-        // Fast commits come behind whatever transaction someone named as the last.
-        if !plan.isDamaged, options.last == nil, !geometry.fastCommit.isEmpty {
+        if !plan.isDamaged, !plan.isCut, !geometry.fastCommit.isEmpty {
             var scan = try FastCommitScan(
                 transaction: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount,
                 reader: reader)
-            plan.fastCommits = try scan.run()
+            let found = try scan.run()
+            // Fast commits come behind whatever transaction someone named as the last.
+            if options.last == nil { plan.fastCommits = found } else { plan.isCut = !found.commits.isEmpty }
         }
         return plan
     }

@@ -122,7 +122,8 @@ package struct UndoFile {
         }
     }
 
-    /// Whether the super block of the log is still the one from before the change.
+    /// Whether the super block of the log is still the one from before the change, or one that the replay wrote on its
+    /// way.
     private func hasSameLog(_ device: any BlockDevice, _ now: AlignedBuffer) throws(Ext4Error) -> Bool {
         let before = undone(device)
         guard Self.uuid(now) == Self.uuid(try before.superBlockBytes()) else { return false }
@@ -134,9 +135,15 @@ package struct UndoFile {
         guard let log = volume.journal?.log else { return false }
         let size = volume.superBlock.blockByteCount
         let old = AlignedBuffer(byteCount: size), current = AlignedBuffer(byteCount: size)
-        try log.read(0, count: 1, into: old)
-        try device.read(into: current, at: log.home(of: 0).rawValue * UInt64(size))
-        return old.isEqual(to: current)
+        try log.read(log.superBlockPosition, count: 1, into: old)
+        try device.read(into: current, at: log.home(of: log.superBlockPosition).rawValue * UInt64(size))
+        if old.isEqual(to: current) { return true }
+        // While fast commits are carried out, the log begins where the last whole transaction of it ended.
+        guard let journal = volume.journal,
+            let next = current.withBytes({ try? JournalSuperBlock(decoding: $0) })
+        else { return false }
+        let plan = try volume.plan(journal)
+        return plan.hasFastCommits && next.sequence == plan.endID && next.start == plan.endPosition
     }
 
     private static func uuid(_ superBlock: AlignedBuffer) -> [UInt8] {

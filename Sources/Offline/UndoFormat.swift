@@ -1,7 +1,7 @@
 internal import Ext4Format
 
-/// `struct undo_header`, the first 512 bytes of an undo file of e2fsprogs: what blocks of a volume held before
-/// something changed them. All of it little-endian.
+/// `struct undo_header`, the first 512 bytes of an undo file of e2fsprogs: what blocks of a volume held before they
+/// were changed. All of it little-endian.
 ///
 /// The file is cut into blocks of `blockByteCount`. Block 0 is the header. `superBlockPosition` has a copy of the super
 /// block as the change left it, by which e2undo knows the volume again; its magic is inverted, so that nobody takes the

@@ -39,7 +39,7 @@ package struct UndoWriter {
     /// How many blocks are saved.
     package var blockCount: Int { pieces.reduce(0) { $0 + $1.count } }
 
-    /// Saves the blocks as they stand; durable when it returns. `superBlock` is what the change leaves: 1,024 bytes.
+    /// Saves the blocks as they stand; durable when it returns. `superBlock` is the 1,024 bytes that the change leaves.
     /// `offset` is the byte of the image where the volume starts. Takes the file away again when that fails.
     package func save(to path: String, superBlock: AlignedBuffer, offset: UInt64) throws(Ext4Error) {
         let capacity = UndoKeyBlock.capacity(blockByteCount)

@@ -10,13 +10,18 @@ struct Apply: ParsableCommand {
         abstract: "Replay the log into the image and mark it empty.",
         discussion: """
             Nothing is written before the whole log has been verified. A log with damage in its middle is left alone \
-            unless --up-to-damage says to apply what precedes the damage and to drop the rest for good.
+            unless --up-to or --up-to-damage says to apply what precedes the damage and to drop the rest for good.
 
             Examples:
               jext4-replay apply disk.img
               jext4-replay apply --undo disk.undo disk.img    and to take it back: jext4-replay undo disk.undo disk.img
               jext4-replay apply --output fixed.img disk.img
             """)
+    @Option(
+        help: ArgumentHelp(
+            "Apply the transactions up to this one, and drop the later ones for good; the one before the first: none.",
+            valueName: "tid"))
+    var upTo: UInt32?
     @Flag(help: "Apply what precedes damage, and lose what lies behind it.")
     var upToDamage = false
     @Option(
@@ -31,6 +36,7 @@ struct Apply: ParsableCommand {
     @OptionGroup var options: ImageOptions
 
     func validate() throws {
+        guard upTo == nil || !upToDamage else { throw ValidationError("--up-to says more than --up-to-damage") }
         guard undo == nil || output == nil else {
             throw ValidationError("--undo is for the image itself; --output leaves it alone")
         }
@@ -43,14 +49,14 @@ struct Apply: ParsableCommand {
             if let output { try image.copy(to: output) }
             return report.noJournal(options.image)
         }
-        let plan = try image.volume.plan(journal)
+        let plan = try image.plan(journal, upTo: upTo)
         try refuse(plan, report)
         let isNeeded = !plan.isEmpty || image.volume.needsRecovery
         if isNeeded, let undo { try save(undo, image, plan, journal) }
         if let output { try image.copy(to: output) }
         guard isNeeded else { return report.end(of: plan) }
         do {
-            let counters = try replay(plan, into: try image.target(output))
+            let counters = try replay(plan, into: try image.target(output), image.progress)
             report.result(of: plan, counters)
         } catch {
             if let output { NewFile.remove(output) }
@@ -62,9 +68,12 @@ struct Apply: ParsableCommand {
 
     /// What must not be applied, or not without its owner's word.
     private func refuse(_ plan: RecoveryPlan, _ report: Report) throws {
-        if plan.isDamaged && !upToDamage {
+        if plan.isDamaged && !upToDamage && plan.limit == nil {
             report.end(of: plan)
-            Output.write("jext4-replay: the log is damaged and was not applied; see --up-to-damage\n", toErrors: true)
+            let last = plan.endID.rawValue &- 1
+            Output.write(
+                "jext4-replay: the log is damaged and was not applied; --up-to \(last) applies what precedes that\n",
+                toErrors: true)
             throw Status(Status.damaged)
         }
     }
@@ -73,16 +82,18 @@ struct Apply: ParsableCommand {
     private func save(
         _ path: String, _ image: OpenImage, _ plan: RecoveryPlan, _ journal: JournalLocation
     ) throws(Ext4Error) {
+        let outcome = try image.volume.outcome(of: plan, journal)
         let writer = UndoWriter(
-            of: try image.volume.blocksChanged(by: plan, journal), on: image.device,
-            blockByteCount: image.volume.superBlock.blockByteCount)
-        try writer.save(
-            to: path, superBlock: try image.volume.superBlock(after: plan, journal), offset: options.offset)
+            of: outcome.blocks, on: image.device, blockByteCount: image.volume.superBlock.blockByteCount)
+        try writer.save(to: path, superBlock: try outcome.after.superBlockBytes(), offset: options.offset)
     }
 
-    private func replay(_ plan: RecoveryPlan, into device: FileDevice) throws(Ext4Error) -> ReplayCounters {
+    private func replay(
+        _ plan: RecoveryPlan, into device: FileDevice, _ progress: Progress?
+    ) throws(Ext4Error) -> ReplayCounters {
         let volume = try OfflineVolume(on: device)
         guard let journal = volume.journal else { throw .corrupt("super block", where: "it has lost its journal") }
-        return try volume.apply(plan, journal)
+        defer { progress?.end() }
+        return try volume.apply(plan, journal, progress: progress?.handler)
     }
 }

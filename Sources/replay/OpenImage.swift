@@ -9,6 +9,8 @@ internal import Offline
 struct OpenImage {
     let device: FileDevice
     let volume: OfflineVolume
+    /// Nil when nobody wants to know.
+    let progress: Progress?
     private let claim: ImageClaim
     private let offset: UInt64
 
@@ -17,8 +19,20 @@ struct OpenImage {
     init(_ options: ImageOptions, forWriting: Bool) throws(Ext4Error) {
         claim = try Self.claim(options.image, forWriting: forWriting)
         offset = options.offset
+        progress = Progress.wanted(isForced: options.progress)
         device = try FileDevice(path: claim.path, readOnly: true, start: offset)
         volume = try OfflineVolume(on: device)
+    }
+
+    /// What the log holds; `last` is the last transaction that is wanted.
+    func plan(
+        _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, upTo last: UInt32? = nil
+    ) throws(Ext4Error) -> RecoveryPlan {
+        var options = RecoveryOptions()
+        options.last = last.map { TransactionID($0) }
+        options.progress = progress?.handler
+        defer { progress?.end() }
+        return try volume.plan(journal, detail: detail, options: options)
     }
 
     static func claim(_ image: String, forWriting: Bool) throws(Ext4Error) -> ImageClaim {
@@ -34,20 +48,5 @@ struct OpenImage {
     /// The image, or its copy, for writing.
     func target(_ copy: String?) throws(Ext4Error) -> FileDevice {
         try FileDevice(path: copy ?? claim.path, readOnly: false, start: offset)
-    }
-
-    /// For each copy of the plan, in order, whether its home holds other bytes now.
-    func changes(by plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> [Bool] {
-        let after = plan.replayed(over: device, from: journal.log)
-        let size = volume.superBlock.blockByteCount
-        let old = AlignedBuffer(byteCount: size), new = AlignedBuffer(byteCount: size)
-        var changes: [Bool] = []
-        changes.reserveCapacity(plan.copies.count)
-        for copy in plan.copies {
-            try device.read(into: old, at: copy.home.rawValue * UInt64(size))
-            try after.read(into: new, at: copy.home.rawValue * UInt64(size))
-            changes.append(!old.isEqual(to: new))
-        }
-        return changes
     }
 }

@@ -2,8 +2,9 @@ internal import Glibc
 
 enum Output {
     /// Writes all of `text`; a reader that has gone away (head, less) is no error of ours.
-    static func write(_ text: String, toErrors: Bool = false) {
-        let bytes = [UInt8](text.utf8)
+    static func write(_ text: String, toErrors: Bool = false) { write([UInt8](text.utf8), toErrors: toErrors) }
+
+    static func write(_ bytes: [UInt8], toErrors: Bool = false) {
         var done = 0
         while done < bytes.count {
             let descriptor = toErrors ? STDERR_FILENO : STDOUT_FILENO

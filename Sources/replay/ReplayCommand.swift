@@ -9,7 +9,7 @@ struct ReplayCommand: ParsableCommand {
         abstract: "Show, plan, apply and take back what the journal of an unmounted ext4 image holds.",
         discussion:
             "Exits as fsck does: 0 nothing to do, 1 changed, 4 damage, 8 failed, 16 usage. See jext4-replay(1).",
-        version: Product.version, subcommands: [Show.self, Plan.self, Apply.self, Undo.self])
+        version: Product.version, subcommands: [Show.self, Plan.self, Apply.self, Undo.self, Extract.self])
 
     /// Parses and runs; answers the exit status. ArgumentParser's own status for a bad command line is not fsck's.
     static func start(_ arguments: [String]) -> CInt {
@@ -63,6 +63,8 @@ struct Status: Error {
 struct ImageOptions: ParsableArguments {
     @Flag(help: "Print JSON Lines, as docs/jext4-replay.md describes them.")
     var json = false
+    @Flag(help: "Tell on standard error how far it has come; on a terminal that is done whenever it takes a while.")
+    var progress = false
     @Option(help: "Byte of the file where the volume begins, a multiple of 512.")
     var offset: UInt64 = 0
     @Argument(help: ArgumentHelp("An image file or block device with ext4.", valueName: "image"), completion: .file())

@@ -2,17 +2,18 @@ internal import Ext4Format
 internal import FileSystem
 internal import Glibc
 internal import Journal
+internal import Offline
 
 /// What the commands say, as text or as JSON Lines. docs/jext4-replay.md has the schema: fields are added, never
 /// changed.
 struct Report {
     /// The version of the schema.
     private static let schema = 1
-    private let json: Bool
+    let json: Bool
 
     init(json: Bool) { self.json = json }
 
-    private func say(_ text: @autoclosure () -> String, _ line: @autoclosure () -> JSONLine) {
+    func say(_ text: @autoclosure () -> String, _ line: @autoclosure () -> JSONLine) {
         Output.write(json ? line().text : text() + "\n")
     }
 
@@ -66,7 +67,9 @@ struct Report {
         say(text, line)
     }
 
-    func block(_ block: RecoveryPlan.LoggedBlock, of transaction: RecoveryPlan.LoggedTransaction, owner: String?) {
+    func block(
+        _ block: RecoveryPlan.LoggedBlock, of transaction: RecoveryPlan.LoggedTransaction, owner: OwnerText?
+    ) {
         let verdict = Self.text(block.verdict)
         var line = JSONLine(type: "block")
         line.add("transaction", transaction.id.rawValue)
@@ -74,10 +77,10 @@ struct Report {
         line.add("log_block", block.position)
         line.add("escaped", block.isEscaped)
         line.add("verdict", verdict)
-        line.add("owner", owner)
-        say(
-            "  block \(block.home.rawValue) at log block \(block.position): \(verdict)\(owner.map { ", \($0)" } ?? "")",
-            line)
+        OwnerText.add(owner, to: &line)
+        var text = "  block \(block.home.rawValue) at log block \(block.position): \(verdict)"
+        text += owner.map { ", \($0.text)" } ?? ""
+        say(text, line)
     }
 
     func revoke(_ block: FSBlock, of transaction: RecoveryPlan.LoggedTransaction) {
@@ -109,39 +112,51 @@ struct Report {
             text += "transactions up to \(commit.rawValue) were committed"
             line.add("reason", "damaged")
         }
-        if plan.hasFastCommits { text += "\nfast commits follow" }
+        if plan.isCut { text += "\nwhat was committed from transaction \(plan.endID.rawValue) on is left out" }
+        if let id = plan.timeRunsBackwards { text += "\nthe clock ran backwards before transaction \(id.rawValue)" }
+        if let log = plan.fastCommits, log.end != .absent {
+            text += "\n" + FastCommitText.end(of: log)
+            line.add("fast_commit_count", log.commits.count)
+        }
         line.add("transaction", plan.endID.rawValue)
         line.add("log_block", plan.endPosition)
         add(problem, to: &line)
         line.add("later_commit", later?.rawValue)
         line.add("next_sequence", plan.nextSequence.rawValue)
         line.add("fast_commits", plan.hasFastCommits)
+        line.add("cut", plan.isCut)
+        line.add("time_runs_backwards", plan.timeRunsBackwards?.rawValue)
         say(text, line)
     }
 
     // MARK: Replay
 
-    func write(_ copy: RecoveryPlan.Copy, isChange: Bool, owner: String?) {
+    /// `copy` is nil for a block that is written without having been logged.
+    func write(_ block: FSBlock, _ copy: RecoveryPlan.Copy?, isChange: Bool, owner: OwnerText?) {
         var line = JSONLine(type: "write")
-        line.add("block", copy.home.rawValue)
-        line.add("transaction", copy.transaction.rawValue)
-        line.add("log_block", copy.position)
+        line.add("block", block.rawValue)
+        line.add("transaction", copy?.transaction.rawValue)
+        line.add("log_block", copy?.position)
         line.add("changes", isChange)
-        line.add("owner", owner)
-        var text = "block \(copy.home.rawValue) from transaction \(copy.transaction.rawValue)"
-        text += (isChange ? "" : ", the same bytes") + (owner.map { ", \($0)" } ?? "")
+        OwnerText.add(owner, to: &line)
+        var text = "block \(block.rawValue) "
+        text += copy.map { "from transaction \($0.transaction.rawValue)" } ?? "not from the log"
+        text += (isChange ? "" : ", the same bytes") + (owner.map { ", \($0.text)" } ?? "")
         say(text, line)
     }
 
-    func summary(of plan: RecoveryPlan, changes: Int) {
+    func summary(of plan: RecoveryPlan, changes: Int, others: Int, _ summary: ReplayChanges.Summary?) {
         var line = JSONLine(type: "plan")
         line.add("transactions", plan.transactions.count)
         line.add("blocks", plan.copies.count)
         line.add("changes", changes)
         line.add("revoked", plan.revokedCopyCount)
-        say(
-            "\(plan.transactions.count) transactions write \(plan.copies.count) blocks, \(changes) of them change", line
-        )
+        var text =
+            "\(plan.transactions.count) transactions write \(plan.copies.count) blocks, \(changes) of them change"
+        if others > 0 { text += "; \(others) that were not logged change too" }
+        line.add("other_changes", others)
+        if let summary { text += Self.add(summary, to: &line) }
+        say(text, line)
     }
 
     func result(of plan: RecoveryPlan, _ counters: ReplayCounters) {
@@ -161,6 +176,27 @@ struct Report {
         say("took back \(blocks) blocks", line)
     }
 
+    /// One logged version of a block.
+    func version(
+        _ block: RecoveryPlan.LoggedBlock, of transaction: RecoveryPlan.LoggedTransaction, isApplied: Bool,
+        isRevoked: Bool
+    ) {
+        var line = JSONLine(type: "version")
+        line.add("block", block.home.rawValue)
+        line.add("transaction", transaction.id.rawValue)
+        line.add("time", transaction.time.map(Self.time))
+        line.add("log_block", block.position)
+        line.add("escaped", block.isEscaped)
+        line.add("verdict", Self.text(block.verdict))
+        line.add("applied", isApplied)
+        line.add("revoked", isRevoked)
+        var text =
+            "block \(block.home.rawValue) in transaction \(transaction.id.rawValue) at log block \(block.position)"
+        text += ": \(Self.text(block.verdict))" + (transaction.time.map { ", committed \(Self.time($0))" } ?? "")
+        text += (isRevoked ? ", revoked" : "") + (isApplied ? "" : ", not applied")
+        say(text, line)
+    }
+
     // MARK: Words
 
     private func add(_ problem: RecoveryPlan.Problem?, to line: inout JSONLine) {
@@ -172,7 +208,7 @@ struct Report {
         "\(problem.kind.rawValue) at log block \(problem.position)"
     }
 
-    private static func text(_ verdict: RecoveryPlan.Verdict) -> String {
+    static func text(_ verdict: RecoveryPlan.Verdict) -> String {
         switch verdict {
         case .good: "good"
         case .unchecked: "no checksum"
@@ -191,8 +227,13 @@ struct Report {
         return text
     }
 
-    /// UTC, to the nanosecond. A time that no calendar has is given in seconds.
     private static func time(_ time: CommitTime) -> String {
+        guard let seconds = Int64(exactly: time.seconds) else { return "@\(time.seconds)" }
+        return Self.time(Timestamp(seconds: seconds, nanoseconds: time.nanoseconds))
+    }
+
+    /// UTC, to the nanosecond. A time that no calendar has is given in seconds.
+    static func time(_ time: Timestamp) -> String {
         func padded(_ number: some BinaryInteger, _ width: Int) -> String {
             let digits = "\(number)"
             return String(repeating: "0", count: max(0, width - digits.count)) + digits

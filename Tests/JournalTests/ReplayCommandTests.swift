@@ -11,7 +11,7 @@ import Testing
     #expect(show.output.contains("\"type\":\"block\""))
     let plan = try replay("plan", "--json", image.path)
     #expect(plan.status == 0)
-    #expect(plan.output.contains("{\"type\":\"plan\",\"transactions\":2,\"blocks\":3,\"changes\":3,\"revoked\":0}"))
+    #expect(plan.output.contains("{\"type\":\"plan\",\"transactions\":2,\"blocks\":3,\"changes\":3,\"revoked\":0,"))
     for line in (show.output + plan.output).split(separator: "\n") {
         #expect(throws: Never.self) { try JSONSerialization.jsonObject(with: Data(line.utf8)) }
     }

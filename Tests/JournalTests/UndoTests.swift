@@ -13,15 +13,15 @@ final class NewPath {
 }
 
 /// What `apply --undo` does, on a device: the undo file first, then the replay.
-private func applyWithUndo(
+func applyWithUndo(
     of image: any BlockDevice, to target: any BlockDevice, undo path: String
 ) throws(Ext4Error) {
     let volume = try OfflineVolume(on: image)
     guard let journal = volume.journal else { throw .refused("no journal") }
     let plan = try volume.plan(journal)
-    let writer = UndoWriter(
-        of: try volume.blocksChanged(by: plan, journal), on: image, blockByteCount: volume.superBlock.blockByteCount)
-    try writer.save(to: path, superBlock: try volume.superBlock(after: plan, journal), offset: 0)
+    let outcome = try volume.outcome(of: plan, journal)
+    let writer = UndoWriter(of: outcome.blocks, on: image, blockByteCount: volume.superBlock.blockByteCount)
+    try writer.save(to: path, superBlock: try outcome.after.superBlockBytes(), offset: 0)
     try replay(plan, on: target)
 }
 
@@ -43,16 +43,22 @@ private func undo(_ path: String, on device: any BlockDevice) throws(Ext4Error) 
     try file.restore(to: device)
 }
 
-/// Runs `body` with the n-th write and all later ones failing, for every n until none fails. A failing write lands in
-/// part. Answers how many runs failed.
+/// The n-th write lands in part, and no later one at all.
+func powerCut(at ordinal: Int, tornByteCount: Int) -> [FaultyDevice.Fault] {
+    [
+        FaultyDevice.Fault(.write, ordinal: ordinal, tornByteCount: tornByteCount),
+        FaultyDevice.Fault(.write, ordinal: ordinal + 1, isPersistent: true),
+    ]
+}
+
+/// Runs `body` with a power cut at every write. Answers at how many there was one.
 private func cutAtEachWrite(
     of bytes: [UInt8], _ body: (FaultyDevice, MemoryDevice) throws -> Void, then check: (MemoryDevice) throws -> Void
 ) throws -> Int {
     for torn in [0, 512] {
         for ordinal in 1... {
             let disk = MemoryDevice(bytes)
-            let device = FaultyDevice(
-                disk, faults: [.init(.write, ordinal: ordinal, isPersistent: true, tornByteCount: torn)])
+            let device = FaultyDevice(disk, faults: powerCut(at: ordinal, tornByteCount: torn))
             do { try body(device, disk) } catch { #expect(error is Ext4Error) }
             try check(disk)
             if device.failureCount == 0 {

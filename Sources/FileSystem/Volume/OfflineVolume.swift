@@ -62,36 +62,29 @@ package struct OfflineVolume {
         }
     }
 
-    /// The blocks that `apply` writes, in any order. The log must lie on the volume's own device.
-    package func blocksChanged(
-        by plan: RecoveryPlan, _ journal: JournalLocation
-    ) throws(Ext4Error) -> [FSBlock] {
-        let known = plan.copies.map(\.home) + [journal.log.home(of: 0), superBlock.superBlockPlace.block]
-        guard plan.hasFastCommits else { return known }
-        // What fast commits come to is known when they are carried out.
-        var blocks = Set(known)
-        let size = UInt64(superBlock.blockByteCount)
-        try applied(plan).forEachChange { offset, bytes throws(Ext4Error) in
-            for block in offset / size...(offset + UInt64(bytes.byteCount) - 1) / size { blocks.insert(FSBlock(block)) }
+    /// The volume as `apply` leaves it, in memory, and the blocks that it writes, in any order, those of the log too.
+    /// The log must lie on the volume's own device. Nothing is written. Nobody may write the device while this is used.
+    package func outcome(
+        of plan: RecoveryPlan, _ journal: JournalLocation
+    ) throws(Ext4Error) -> (after: OverlayDevice, blocks: [FSBlock]) {
+        let log = journal.log
+        var blocks = Set(plan.copies.map(\.home))
+        blocks.formUnion([log.home(of: log.superBlockPosition), superBlock.superBlockPlace.block])
+        guard plan.hasFastCommits else {
+            let after = OverlayDevice(over: plan.replayed(over: device, from: log))
+            try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
+            return (after, Array(blocks))
         }
-        return Array(blocks)
-    }
-
-    /// The 1,024 bytes of the super block as `apply` leaves it. Writes nothing.
-    package func superBlock(after plan: RecoveryPlan, _ journal: JournalLocation) throws(Ext4Error) -> AlignedBuffer {
-        guard !plan.hasFastCommits else { return try applied(plan).superBlockBytes() }
-        let after = OverlayDevice(over: plan.replayed(over: device, from: journal.log))
-        try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
-        return try after.superBlockBytes()
-    }
-
-    /// The image as `apply` leaves it, in memory.
-    private func applied(_ plan: RecoveryPlan) throws(Ext4Error) -> OverlayDevice {
-        let device = OverlayDevice(over: device)
-        let volume = try OfflineVolume(on: device)
+        // What fast commits come to is known when they are carried out.
+        let after = OverlayDevice(over: device)
+        let volume = try OfflineVolume(on: after)
         guard let journal = volume.journal else { preconditionFailure("a volume with a plan has a journal") }
         _ = try volume.apply(plan, journal)
-        return device
+        let size = UInt64(superBlock.blockByteCount)
+        try after.forEachChange { offset, bytes throws(Ext4Error) in
+            for block in offset / size...(offset + UInt64(bytes.byteCount) - 1) / size { blocks.insert(FSBlock(block)) }
+        }
+        return (after, Array(blocks))
     }
 }
 
