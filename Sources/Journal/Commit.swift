@@ -131,7 +131,7 @@ extension Journal {
     }
 
     private func runHook(_ transaction: Transaction) throws(Ext4Error) {
-        guard let body = hook.withLock({ $0 }) else { return }
+        guard let body = hook.withLock({ $0 })?.body else { return }
         state.withLock { state in
             state.running.handleCount += 1
             state.running.reserved += options.hookCredits

@@ -18,8 +18,8 @@ package final class Journal: Sendable {
     let budget: LogBudget
     let options: JournalOptions
     let clock: CommitClock
-    let hook: Mutex<BeforeCommit?>
-    let afterAbort = Mutex<AfterAbort?>(nil)
+    let hook: Mutex<CommitHook?>
+    let afterAbort = Mutex<AbortHook?>(nil)
     let state: Monitor<JournalState>
     let superBlock: LogSuperBlock
     let flusher: SharedFlush
@@ -59,7 +59,7 @@ package final class Journal: Sendable {
         self.log = log
         self.options = options
         self.clock = clock
-        hook = Mutex(beforeCommit)
+        hook = Mutex(beforeCommit.map { CommitHook(body: $0) })
         state = Monitor(JournalState(upgraded, geometry))
         self.superBlock = try LogSuperBlock(upgraded, log: log)
         flusher = SharedFlush(device: device)
@@ -69,9 +69,9 @@ package final class Journal: Sendable {
     }
 
     /// Sets the hook when it could not be given at init, before the first handle is opened.
-    package func setBeforeCommit(_ body: @escaping BeforeCommit) { hook.withLock { $0 = body } }
+    package func setBeforeCommit(_ body: @escaping BeforeCommit) { hook.withLock { $0 = CommitHook(body: body) } }
 
-    package func setAfterAbort(_ body: @escaping AfterAbort) { afterAbort.withLock { $0 = body } }
+    package func setAfterAbort(_ body: @escaping AfterAbort) { afterAbort.withLock { $0 = AbortHook(body: body) } }
 
     /// Takes back the `s_errno` that an earlier mount has left, once the file system itself says that it needs a check.
     package func clearRecordedError() throws(Ext4Error) { try superBlock.clearError() }

@@ -32,12 +32,5 @@ package enum ShutdownMode: UInt32, Sendable {
     case atOnce = 2
 }
 
-/// Called once, when the journal is aborted, by the thread that met the error and with whatever locks that holds: it
-/// must neither take one of theirs nor call the journal.
-package typealias AfterAbort = @Sendable (Ext4Error) -> Void
-
 /// Gives the time for commit blocks.
 package typealias CommitClock = @Sendable () -> CommitTime
-
-/// Called with a handle of a locked transaction that has changed something, when no other handle is open.
-package typealias BeforeCommit = @Sendable (borrowing Handle) throws(Ext4Error) -> Void

@@ -31,7 +31,7 @@ extension Journal {
         guard fail(cause) else { return }
         superBlock.recordError(Self.errorNumber(of: cause))
         checkpointer.stop()
-        afterAbort.withLock { $0 }?(cause)
+        afterAbort.withLock { $0 }?.body(cause)
     }
 
     /// Lets nobody in any more and wakes everybody. False when that has happened before.

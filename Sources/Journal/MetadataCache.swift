@@ -13,7 +13,7 @@ package final class MetadataCache: Sendable {
     package let blockCount: UInt64
     private let device: any BlockDevice
     private let shards: [Monitor<CacheShard>]
-    private let onReadFailure: Mutex<ReadFailureHook?> = Mutex(nil)
+    private let onReadFailure: Mutex<FailureHook?> = Mutex(nil)
     private static let shardCount = 32
     /// The most that one prefetch reads.
     private static let prefetchByteCount = 1 << 20
@@ -28,10 +28,9 @@ package final class MetadataCache: Sendable {
         shards = (0..<Self.shardCount).map { _ in Monitor(CacheShard(capacity: capacity)) }
     }
 
-    /// Hears of every block that could not be read, on the thread that wanted it and with whatever locks that holds.
-    package typealias ReadFailureHook = @Sendable (FSBlock, Ext4Error) -> Void
-
-    package func setOnReadFailure(_ body: @escaping ReadFailureHook) { onReadFailure.withLock { $0 = body } }
+    package func setOnReadFailure(_ body: @escaping ReadFailureHook) {
+        onReadFailure.withLock { $0 = FailureHook(body: body) }
+    }
 
     private func shard(of number: UInt64) -> Monitor<CacheShard> {
         // Neighbours go to different shards: group metadata lies in runs that many threads use at once.
@@ -77,7 +76,7 @@ package final class MetadataCache: Sendable {
                     try device.read(into: block.buffer, at: number.rawValue * UInt64(blockByteCount))
                 } catch {
                     finish(block, succeeded: false)
-                    onReadFailure.withLock { $0 }?(number, error)
+                    onReadFailure.withLock { $0 }?.body(number, error)
                     throw error
                 }
                 finish(block, succeeded: true)

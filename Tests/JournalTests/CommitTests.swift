@@ -147,6 +147,22 @@ func aBlockThatLooksLikeTheJournalIsEscaped(_ features: JournalIncompatibleFeatu
     #expect(Bench.uniform(0, disk) == 1)
 }
 
+/// The hundredth commit calls its hook as directly as the first. A closure read out of a generic lock is wrapped anew
+/// each time, and the lock keeps the wrapping: after a million commits no stack is deep enough.
+@Test func theHookIsCalledTheSameWayEveryTime() throws {
+    let places = Mutex<[UInt]>([])
+    let bench = try Bench(hook: { _ throws(Ext4Error) in
+        var local: UInt8 = 0
+        withUnsafePointer(to: &local) { pointer in places.withLock { $0.append(UInt(bitPattern: pointer)) } }
+    })
+    for round in 0..<100 {
+        try bench.fill(4, UInt8(round))
+        try bench.journal.commitNow()
+    }
+    let seen = places.withLock { $0 }
+    #expect(seen.count == 100 && Set(seen).count == 1)
+}
+
 /// A failure after a change aborts; a failure before the first change does not.
 @Test func aHalfDoneOperationNeverCommits() throws {
     // P2: the alternative to an abort is a torn operation on the disk.
