@@ -62,6 +62,7 @@ struct Bench {
 
     init(
         _ shape: Shape = Shape(), on device: (any BlockDevice)? = nil, hook: BeforeCommit? = nil,
+        clock: @escaping CommitClock = { CommitTime(seconds: 1_700_000_000, nanoseconds: 5) },
         adjust: (inout JournalOptions) -> Void = { _ in }
     ) throws {
         let device = try device ?? MemoryDevice(Self.format(shape))
@@ -76,7 +77,7 @@ struct Bench {
         adjust(&options)
         journal = try Journal(
             device: device, log: log, cache: cache, superBlock: log.readSuperBlock(), options: options,
-            clock: { CommitTime(seconds: 1_700_000_000, nanoseconds: 5) }, beforeCommit: hook)
+            clock: clock, beforeCommit: hook)
     }
 
     /// Fills one block with `byte` in a handle of its own.

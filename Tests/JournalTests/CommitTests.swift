@@ -147,6 +147,22 @@ func aBlockThatLooksLikeTheJournalIsEscaped(_ features: JournalIncompatibleFeatu
     #expect(Bench.uniform(0, disk) == 1)
 }
 
+/// Commit times never run backwards, whatever the clock does: Linux takes an older one, where its checksum is doubtful,
+/// for a leftover.
+@Test func commitTimesNeverRunBackwards() throws {
+    let seconds = Atomic<UInt64>(1_700_000_000)
+    let clock: CommitClock = {
+        CommitTime(seconds: seconds.subtract(10, ordering: .relaxed).newValue, nanoseconds: 5)
+    }
+    let bench = try Bench(clock: clock)
+    for round in 1...3 {
+        try bench.fill(4, UInt8(round))
+        try bench.journal.commitNow()
+    }
+    let times = try bench.recovered().plan.transactions.map { try #require($0.time) }
+    #expect(times.count == 3 && times == [times[0], times[0], times[0]])
+}
+
 /// The hundredth commit calls its hook as directly as the first. A closure read out of a generic lock is wrapped anew
 /// each time, and the lock keeps the wrapping: after a million commits no stack is deep enough.
 @Test func theHookIsCalledTheSameWayEveryTime() throws {

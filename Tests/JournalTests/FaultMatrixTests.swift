@@ -184,7 +184,7 @@ private let victims = [
 
 /// Every kind of block of a log, hit in every way: what comes of it is in docs/TESTING.md, cell by cell.
 @Test func everyFaultHasItsVerdict() throws {
-    // G8 of the crash tests' model: never a transaction in part, never an earlier one lost without a word, never a trap.
+    // Never a transaction in part, never an earlier one lost without a word, never a trap.
     var lines = [
         "| block | \(faults.joined(separator: " | ")) |", "|\(String(repeating: "---|", count: faults.count + 1))",
     ]
