@@ -1,7 +1,7 @@
 package import Ext4Format
 
-// What FileSystem gives the journal to call. A closure that a generic lock holds is wrapped anew at each access, and the
-// lock keeps the wrapping: so each lies in a structure of its own.
+// What FileSystem gives the journal to call. A closure that a generic lock holds is wrapped anew at each access, and
+// the lock keeps the wrapping: so each lies in a structure of its own.
 
 /// Called with a handle of a locked transaction that has changed something, when no other handle is open.
 package typealias BeforeCommit = @Sendable (borrowing Handle) throws(Ext4Error) -> Void
