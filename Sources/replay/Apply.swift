@@ -40,6 +40,9 @@ struct Apply: ParsableCommand {
         guard undo == nil || output == nil else {
             throw ValidationError("--undo is for the image itself; --output leaves it alone")
         }
+        guard undo == nil || options.journal == nil else {
+            throw ValidationError("an undo file is of one device: it cannot take back what happens to --journal")
+        }
     }
 
     func run() throws {
@@ -56,7 +59,7 @@ struct Apply: ParsableCommand {
         if let output { try image.copy(to: output) }
         guard isNeeded else { return report.end(of: plan) }
         do {
-            let counters = try replay(plan, into: try image.target(output), image.progress)
+            let counters = try replay(plan, into: try image.writableVolume(output), image.progress)
             report.result(of: plan, counters)
         } catch {
             if let output { NewFile.remove(output) }
@@ -89,9 +92,8 @@ struct Apply: ParsableCommand {
     }
 
     private func replay(
-        _ plan: RecoveryPlan, into device: FileDevice, _ progress: Progress?
+        _ plan: RecoveryPlan, into volume: OfflineVolume, _ progress: Progress?
     ) throws(Ext4Error) -> ReplayCounters {
-        let volume = try OfflineVolume(on: device)
         guard let journal = volume.journal else { throw .corrupt("super block", where: "it has lost its journal") }
         defer { progress?.end() }
         return try volume.apply(plan, journal, progress: progress?.handler)

@@ -6,7 +6,7 @@ internal import Offline
 
 /// The volume before and after a replay that is only thought of: whose a block is, and what changes in it.
 struct Inspection {
-    /// The blocks that the replay writes, ascending, those of the log left out.
+    /// The blocks of the volume that the replay writes, ascending, those of the log left out.
     let blocks: [FSBlock]
     private let before: any BlockDevice
     private let after: any BlockDevice
@@ -24,7 +24,8 @@ struct Inspection {
         (after, written) = try Self.outcome(image, plan, journal)
         before = image.device
         blockByteCount = image.volume.superBlock.blockByteCount
-        blocks = written.filter { !journal.log.contains($0) }.sorted()
+        let hasLog = journal.target.sharesDeviceWithLog
+        blocks = written.filter { !hasLog || !journal.log.contains($0) }.sorted()
         let old = try Self.reader(before), new = try Self.reader(after)
         owners = try BlockOwners(of: blocks + others, after: new, before: old)
         guard let new else { return }

@@ -12,6 +12,8 @@ struct OpenImage {
     /// Nil when nobody wants to know.
     let progress: Progress?
     private let claim: ImageClaim
+    /// Of a journal on a device of its own.
+    private let journalClaim: ImageClaim?
     private let offset: UInt64
 
     /// A command that only reads takes a shared claim. One that writes opens the image for that only when all has been
@@ -21,7 +23,24 @@ struct OpenImage {
         offset = options.offset
         progress = Progress.wanted(isForced: options.progress)
         device = try FileDevice(path: claim.path, readOnly: true, start: offset)
-        volume = try OfflineVolume(on: device)
+        journalClaim = try options.journal.map { name throws(Ext4Error) in
+            try Self.claim(name, forWriting: forWriting)
+        }
+        let journal = try journalClaim.map { claim throws(Ext4Error) in
+            try FileDevice(path: claim.path, readOnly: true)
+        }
+        volume = try OfflineVolume(on: device, journalDevice: journal)
+    }
+
+    /// The volume for writing: in the image, or in its copy. A journal on a device of its own is written only in the
+    /// first case.
+    func writableVolume(_ copy: String?) throws(Ext4Error) -> OfflineVolume {
+        let target = try FileDevice(path: copy ?? claim.path, readOnly: false, start: offset)
+        let journal = try journalClaim.map { claim throws(Ext4Error) -> any BlockDevice in
+            let device = try FileDevice(path: claim.path, readOnly: copy != nil)
+            return copy == nil ? device : OverlayDevice(over: device)
+        }
+        return try OfflineVolume(on: target, journalDevice: journal)
     }
 
     /// What the log holds; `last` is the last transaction that is wanted.
@@ -44,9 +63,4 @@ struct OpenImage {
 
     /// The whole file, boot sectors and neighbours of the volume too.
     func copy(to path: String) throws(Ext4Error) { try ImageCopy.make(of: claim.path, at: path) }
-
-    /// The image, or its copy, for writing.
-    func target(_ copy: String?) throws(Ext4Error) -> FileDevice {
-        try FileDevice(path: copy ?? claim.path, readOnly: false, start: offset)
-    }
 }

@@ -67,6 +67,10 @@ struct ImageOptions: ParsableArguments {
     var progress = false
     @Option(help: "Byte of the file where the volume begins, a multiple of 512.")
     var offset: UInt64 = 0
+    @Option(
+        help: ArgumentHelp("The device or file with the journal of a volume that has it elsewhere.", valueName: "file"),
+        completion: .file())
+    var journal: String?
     @Argument(help: ArgumentHelp("An image file or block device with ext4.", valueName: "image"), completion: .file())
     var image: String
 

@@ -7,6 +7,8 @@ import Testing
 /// An image whose log holds a piece of a life: made with one tree, changed, and left as a power cut leaves it.
 struct LivedImage {
     let image: ImageFile
+    /// The journal when it lies on a device of its own.
+    let journal: ImageFile?
     /// Of the file with an extent tree of its own.
     let fragmented: InodeNumber
 
@@ -20,22 +22,48 @@ struct LivedImage {
     }
 
     init(_ arguments: [String] = ["-b", "1024"], size: String = "8M") throws {
-        image = try ImageFile.make(["-t", "ext4"] + arguments, size: size)
-        let path = image.path
-        let first = try Self.mounted(path)
+        try self.init(try ImageFile.make(["-t", "ext4"] + arguments, size: size), journal: nil)
+    }
+
+    /// With the journal elsewhere. mke2fs pairs block devices only: debugfs names the journal in the volume, and the
+    /// journal's first user is written by hand.
+    static func withJournalElsewhere() throws -> Self {
+        let ids = (journal: "6a657874-3400-4a4a-6e6c-680000000001", volume: "6a657874-3400-4372-6173-680000000001")
+        let journal = try ImageFile.make(["-O", "journal_dev", "-b", "1024", "-U", ids.journal], size: "4M")
+        let image = try ImageFile.make(
+            ["-t", "ext4", "-O", "^has_journal", "-b", "1024", "-U", ids.volume], size: "8M")
+        _ = try image.debugfs(["feature has_journal", "ssv journal_uuid \(ids.journal)", "ssv journal_inum 0"])
+        let digits = Array(ids.volume.filter { $0 != "-" })
+        let uuid = try (0..<16).map { try #require(UInt8(String(digits[2 * $0...2 * $0 + 1]), radix: 16)) }
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: journal.path))
+        for (offset, bytes) in [(0x40, [0, 0, 0, 1]), (0x100, uuid)] {
+            try file.seek(toOffset: 2048 + UInt64(offset))
+            try file.write(contentsOf: Data(bytes))
+        }
+        try file.close()
+        return try Self(image, journal: journal)
+    }
+
+    private init(_ image: ImageFile, journal: ImageFile?) throws {
+        self.image = image
+        self.journal = journal
+        let first = try Self.mounted(image, journal)
         let old = try first.makeDirectory(Self.name("old"), in: .root, mode: 0o755, caller: Self.caller).inode
         for index in 0..<3 { _ = try Self.write(first, "f\(index)", in: old, bytes: 3) }
         _ = try Self.write(first, "cut", in: .root, bytes: 40_000)
         try first.unmount()
 
-        let second = try Self.mounted(path)
+        let second = try Self.mounted(image, journal)
         fragmented = try Self.change(second, old)
         // Committed, nothing written home: the file system is dropped as by a power cut.
         try second.syncAll()
     }
 
-    private static func mounted(_ path: String) throws -> FileSystem {
-        try FileSystem.mount(on: try FileDevice(path: path, readOnly: false, direct: false), options: options)
+    private static func mounted(_ image: ImageFile, _ journal: ImageFile?) throws -> FileSystem {
+        var options = options
+        options.journalDevice = try journal.map { try FileDevice(path: $0.path, readOnly: false, direct: false) }
+        return try FileSystem.mount(
+            on: try FileDevice(path: image.path, readOnly: false, direct: false), options: options)
     }
 
     private static func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }

@@ -43,6 +43,19 @@ import Testing
     #expect(after[Int(homes[0]) * 1024] == 0xC3 && after[Int(homes[2]) * 1024] == 0x5A)
 }
 
+/// Nobody reads a manual first: each command shows how it is used, and a shell can complete it.
+@Test func theCommandExplainsItself() throws {
+    for command in ["show", "plan", "apply", "undo", "extract"] {
+        let help = try replay(command, "--help")
+        #expect(help.status == 0 && help.output.contains("Example"), "\(help.output)")
+        #expect(help.output.contains("  jext4-replay \(command) "), "\(help.output)")
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = try replay("--generate-completion-script", shell)
+        #expect(script.status == 0 && script.output.contains("extract"))
+    }
+}
+
 /// Bad command lines, missing images and things that are no ext4 have statuses of their own.
 @Test func theCommandTellsItsFailuresApart() throws {
     // fsck's callers decide by these bits whether to mount.

@@ -24,7 +24,9 @@ package struct JournalLocation: Sendable {
             try self.init(inodeOn: device, superBlock)
         } else {
             guard let journalDevice else {
-                throw .refused("the journal lies on another device: name it with -o journal_dev=PATH")
+                throw .refused(
+                    "the journal lies on another device: name it with -o journal_dev=PATH, or --journal PATH for"
+                        + " jext4-replay")
             }
             try self.init(external: journalDevice, superBlock)
         }

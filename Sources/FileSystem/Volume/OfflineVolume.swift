@@ -62,14 +62,15 @@ package struct OfflineVolume {
         }
     }
 
-    /// The volume as `apply` leaves it, in memory, and the blocks that it writes, in any order, those of the log too.
-    /// The log must lie on the volume's own device. Nothing is written. Nobody may write the device while this is used.
+    /// The volume as `apply` leaves it, in memory, and its blocks that are written, in any order, those of a log on the
+    /// same device too. Nothing is written. Nobody may write the device while this is used.
     package func outcome(
         of plan: RecoveryPlan, _ journal: JournalLocation
     ) throws(Ext4Error) -> (after: OverlayDevice, blocks: [FSBlock]) {
         let log = journal.log
         var blocks = Set(plan.copies.map(\.home))
-        blocks.formUnion([log.home(of: log.superBlockPosition), superBlock.superBlockPlace.block])
+        blocks.insert(superBlock.superBlockPlace.block)
+        if !log.isJournalDevice { blocks.insert(log.home(of: log.superBlockPosition)) }
         guard plan.hasFastCommits else {
             let after = OverlayDevice(over: plan.replayed(over: device, from: log))
             try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
@@ -77,7 +78,8 @@ package struct OfflineVolume {
         }
         // What fast commits come to is known when they are carried out.
         let after = OverlayDevice(over: device)
-        let volume = try OfflineVolume(on: after)
+        let volume = try OfflineVolume(
+            on: after, journalDevice: log.isJournalDevice ? OverlayDevice(over: log.device) : nil)
         guard let journal = volume.journal else { preconditionFailure("a volume with a plan has a journal") }
         _ = try volume.apply(plan, journal)
         let size = UInt64(superBlock.blockByteCount)
