@@ -1,5 +1,6 @@
 package import Ext4Format
 internal import Synchronization
+internal import Threads
 
 // How a transaction becomes durable. Whoever needs it leads the commit, one at a time; the others wait for the leader.
 
@@ -9,7 +10,10 @@ extension Journal {
     package func makeDurable(_ transaction: TransactionID) throws(Ext4Error) {
         let (pending, needsFlush): (Transaction?, Bool) = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
-            if state.running.transaction.id == transaction { return (state.running.transaction, false) }
+            if state.running.transaction.id == transaction {
+                state.noteRequest()
+                return (state.running.transaction, false)
+            }
             guard let committing = state.committing, committing.transaction.id == transaction else {
                 return (nil, true)
             }
@@ -26,16 +30,17 @@ extension Journal {
     /// Commits what is running and waits, also for its actions. Data written in place is durable too: by the flush of
     /// that commit, which begins after this call, or by one of its own when there was nothing to commit.
     package func sync() throws(Ext4Error) {
-        if try !commitAndSettle() { try flushOrAbort() }
+        if try !commitAndSettle(isRequested: true) { try flushOrAbort() }
     }
 
     /// Commits the running transaction, if it has changed anything, and waits until its actions have run.
-    package func commitNow() throws(Ext4Error) { _ = try commitAndSettle() }
+    package func commitNow() throws(Ext4Error) { _ = try commitAndSettle(isRequested: false) }
 
     /// False when there was nothing to commit.
-    private func commitAndSettle() throws(Ext4Error) -> Bool {
+    private func commitAndSettle(isRequested: Bool) throws(Ext4Error) -> Bool {
         let transaction = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
+            if isRequested { state.noteRequest() }
             return state.running.transaction
         }
         try commit(transaction)
@@ -87,19 +92,24 @@ extension Journal {
     }
 
     private func commitRunning() throws(Ext4Error) {
+        var phases = JournalCounters.Phases(began: monotonicNanoseconds())
         guard let transaction = try lockRunning() else { return }
+        phases.locked = monotonicNanoseconds()
         try runHook(transaction)
-        let (start, mustMark, time) = try switchRunning(transaction)
+        let (start, mustMark, time, run) = try switchRunning(transaction)
         // Before the log's first block is overwritten, the super block must say where it begins.
         if mustMark { try superBlock.setTail(start: start, sequence: transaction.id) }
         let body = try writer.writeBody(of: transaction, at: start)
+        phases.written = monotonicNanoseconds()
         state.withLock { $0.isFlushing = true }
         if log.device !== device { try log.device.flush() }
         try flusher.flush()
+        phases.flushed = monotonicNanoseconds()
         try state.withLock { state throws(Ext4Error) in try state.checkUsable() }
         try writer.writeCommit(of: transaction, after: body, at: time)
+        phases.ended = monotonicNanoseconds()
         settle(transaction)
-        publish(transaction, body, start: start)
+        publish(transaction, body, start: start) { $0.add(run, phases) }
         for action in takeActions(of: transaction) { action() }
         transaction.become(Transaction.Outcome.settled)
     }
@@ -117,6 +127,7 @@ extension Journal {
             state.running.isLocked = false
             // No handle is open and nothing was joined, but a credit may have been spent on a failed join.
             state.running.reserved = 0
+            state.running.requested = 0
         }
         state.notifyAll()
         for action in actions { action() }
@@ -144,7 +155,7 @@ extension Journal {
     /// The transaction is complete: it becomes the committing one, and a new one takes handles from here on.
     private func switchRunning(
         _ transaction: Transaction
-    ) throws(Ext4Error) -> (start: UInt32, mustMark: Bool, time: CommitTime) {
+    ) throws(Ext4Error) -> (start: UInt32, mustMark: Bool, time: CommitTime, run: JournalState.Running) {
         let now = clock()
         let result = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
@@ -153,12 +164,13 @@ extension Journal {
             state.isFlushing = false
             let next = Transaction(id: transaction.id.next, serial: state.nextSerial)
             state.nextSerial += 1
+            let run = state.running
             state.running = JournalState.Running(transaction: next)
             let mustMark = state.isEmptyOnDisk
             state.isEmptyOnDisk = false
             // Recovery takes a commit that is older than the one before it for a leftover.
             state.lastCommitTime = max(state.lastCommitTime, now)
-            return (start: state.head, mustMark: mustMark, time: state.lastCommitTime)
+            return (start: state.head, mustMark: mustMark, time: state.lastCommitTime, run: run)
         }
         state.notifyAll()
         return result
@@ -186,7 +198,10 @@ extension Journal {
         for block in forgotten { cache.forget(block) }
     }
 
-    private func publish(_ transaction: Transaction, _ body: CommitWriter.Body, start: UInt32) {
+    private func publish(
+        _ transaction: Transaction, _ body: CommitWriter.Body, start: UInt32,
+        _ count: (inout JournalCounters) -> Void
+    ) {
         let length = body.logBlockCount + 1
         let isHalfFull = state.withLock { state in
             precondition(
@@ -195,7 +210,8 @@ extension Journal {
             state.committed.append(JournalState.Committed(transaction: transaction, start: start))
             state.head = geometry.advance(start, by: length)
             state.used += Int(length)
-            state.counters.commits += 1
+            count(&state.counters)
+            state.counters.logBlocks += Int(length)
             state.counters.loggedBlocks += body.blockCount
             state.counters.revokes += body.revokeCount
             return state.used > budget.logBlockCount / 2

@@ -76,6 +76,8 @@ package final class Journal: Sendable {
     /// Takes back the `s_errno` that an earlier mount has left, once the file system itself says that it needs a check.
     package func clearRecordedError() throws(Ext4Error) { try superBlock.clearError() }
 
+    /// The most blocks that one transaction may change.
+    package var maximumBlocks: Int { budget.maximumReserved }
     /// The most credits that one handle may ask for.
     package var maximumCredits: Int { budget.maximumReserved - options.hookCredits }
 
@@ -94,15 +96,22 @@ package final class Journal: Sendable {
             throw .refused("an operation needs \(credits) journal blocks, the journal allows \(maximumCredits)")
         }
         if options.isManual { return try beginByHand(credits) }
+        // Only who has to wait looks at the clock.
+        var began: UInt64 = 0
         let transaction: Transaction = try state.wait { state throws(Ext4Error) in
             switch try admit(credits, &state) {
-            case .open(let transaction): return transaction
+            case .open(let transaction):
+                if began != 0 {
+                    state.running.longestWait = max(state.running.longestWait, monotonicNanoseconds() - began)
+                }
+                return transaction
             case .locked: break
             case .full: commitThread.wake()
             case .noSpace:
                 state.isSpaceWanted = true
                 checkpointThread.wake()
             }
+            if began == 0 { began = monotonicNanoseconds() }
             return nil
         }
         return Handle(journal: self, target: transaction, credits: credits)
@@ -132,6 +141,8 @@ package final class Journal: Sendable {
         if state.isFrozen { throw .shutDown }
         guard !state.running.isLocked else { return .locked }
         if let obstacle = obstacle(to: credits, state) { return obstacle }
+        if state.running.started == 0 { state.running.started = monotonicNanoseconds() }
+        state.running.handleTotal += 1
         state.running.handleCount += 1
         state.running.reserved += credits
         return .open(state.running.transaction)

@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import Threads
 
 /// What the journal's one monitor guards: which transactions there are and how much of the log they need.
 ///
@@ -13,6 +14,12 @@ struct JournalState {
         var reserved = 0
         /// Being committed: no new handles.
         var isLocked = false
+        // For the counters, in nanoseconds of the monotonic clock: when the first handle came, when somebody first
+        // asked for the commit (0: nobody), the longest that a handle waited; and how many handles there were.
+        var started: UInt64 = 0
+        var requested: UInt64 = 0
+        var longestWait: UInt64 = 0
+        var handleTotal = 0
     }
     struct Committed {
         let transaction: Transaction
@@ -43,6 +50,11 @@ struct JournalState {
 
     var counters = JournalCounters()
 
+    /// Somebody waits for the commit of the running transaction.
+    mutating func noteRequest() {
+        if running.requested == 0 { running.requested = monotonicNanoseconds() }
+    }
+
     /// A log without transactions. One that goes on does so at `s_start`; an empty one, as in Linux, where it stopped
     /// the last time, if that is a place in the ring.
     init(_ superBlock: JournalSuperBlock, _ geometry: LogGeometry) {
@@ -66,16 +78,6 @@ struct JournalState {
         case let cause?: .lost(cause.description)
         }
     }
-}
-
-/// What happened so far, for status and tests.
-package struct JournalCounters: Sendable, Equatable {
-    package var commits = 0
-    package var loggedBlocks = 0
-    package var revokes = 0
-    package var checkpoints = 0
-    package var homeBlocks = 0
-    package var sharedFlushes = 0
 }
 
 /// How many log blocks transactions need, from the format and the length of the log.

@@ -196,8 +196,7 @@ final class ServedMount: Sendable {
                 StatusReport(
                     fileSystem, image: plan.image, directory: plan.directory, type: record.type, process: getpid())
             }
-            let lines = command == .status ? report.lines : [report.json]
-            return lines.map { "\($0)\n" }.joined()
+            return command == .status ? report.text : report.json
         }
     }
 

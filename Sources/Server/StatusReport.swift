@@ -1,4 +1,6 @@
+internal import Ext4Format
 package import FileSystem
+internal import Journal
 
 /// What `jext4 status` tells of a mount. The names of the fields are a stable interface: none changes or goes away.
 package struct StatusReport: Equatable, Sendable {
@@ -26,6 +28,48 @@ package struct StatusReport: Equatable, Sendable {
             ("available_blocks", .number(statistics.availableBlocks)), ("inodes", .number(statistics.inodes)),
             ("free_inodes", .number(statistics.freeInodes)),
         ]
+        addErrors(fileSystem)
+        if let (counters, most) = fileSystem.journalCounters { add(counters, maximumBlocks: most) }
+    }
+
+    private mutating func addErrors(_ fileSystem: FileSystem) {
+        let errors = fileSystem.errors
+        fields += [
+            ("shut_down", .truth(fileSystem.isShutDown)), ("errors", .number(UInt64(errors.count))),
+        ]
+        for (name, event) in [("first", errors.first), ("last", errors.last)] {
+            guard let event else { continue }
+            fields += [
+                ("\(name)_error_time", .number(event.seconds)), ("\(name)_error_inode", .number(UInt64(event.inode))),
+                ("\(name)_error_block", .number(event.block)), ("\(name)_error_function", .text(event.function)),
+                ("\(name)_error_line", .number(UInt64(event.line))),
+                ("\(name)_error_code", .number(UInt64(event.code.rawValue))),
+            ]
+        }
+        if let cause = fileSystem.abortCause { fields.append(("journal_aborted", .text(cause.description))) }
+    }
+
+    /// The figures of /proc/fs/jbd2/DEVICE/info, with averages over the commits; times in microseconds.
+    private mutating func add(_ counters: JournalCounters, maximumBlocks: Int) {
+        let commits = UInt64(max(counters.commits, 1))
+        func average(_ nanoseconds: UInt64) -> Value { .number(nanoseconds / commits / 1000) }
+        func each(_ count: Int) -> Value { .number(UInt64(count) / commits) }
+        fields += [
+            ("journal_transactions", .number(UInt64(counters.commits))),
+            ("journal_requested", .number(UInt64(counters.requested))),
+            ("journal_max_blocks", .number(UInt64(maximumBlocks))),
+            ("journal_wait_us", average(counters.waiting)),
+            ("journal_request_delay_us", average(counters.requestDelay)),
+            ("journal_running_us", average(counters.running)), ("journal_locked_us", average(counters.locked)),
+            ("journal_flushing_us", average(counters.flushing)), ("journal_logging_us", average(counters.logging)),
+            ("journal_commit_us", .number(counters.averageCommit / 1000)),
+            ("journal_handles_per_transaction", each(counters.handles)),
+            ("journal_blocks_per_transaction", each(counters.loggedBlocks)),
+            ("journal_logged_blocks_per_transaction", each(counters.logBlocks)),
+            ("journal_revokes", .number(UInt64(counters.revokes))),
+            ("journal_checkpoints", .number(UInt64(counters.checkpoints))),
+            ("journal_home_blocks", .number(UInt64(counters.homeBlocks))),
+        ]
     }
 
     private static func uuidText(_ bytes: [UInt8]) -> String {
@@ -39,41 +83,27 @@ package struct StatusReport: Equatable, Sendable {
         return text
     }
 
-    /// One JSON object on one line (RFC 8259).
+    /// One JSON object on one line.
     package var json: String {
-        let members = fields.map { field in
+        var line = JSONLine()
+        for field in fields {
             switch field.value {
-            case .text(let text): "\(Self.quote(field.name)):\(Self.quote(text))"
-            case .number(let number): "\(Self.quote(field.name)):\(number)"
-            case .truth(let truth): "\(Self.quote(field.name)):\(truth)"
+            case .text(let text): line.add(field.name, text)
+            case .number(let number): line.add(field.name, number)
+            case .truth(let truth): line.add(field.name, truth)
             }
         }
-        return "{\(members.joined(separator: ","))}"
-    }
-
-    private static func quote(_ text: String) -> String {
-        var quoted = "\""
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "\"": quoted += "\\\""
-            case "\\": quoted += "\\\\"
-            case _ where scalar.value < 0x20:
-                let hexadecimal = String(scalar.value, radix: 16)
-                quoted += "\\u" + String(repeating: "0", count: 4 - hexadecimal.count) + hexadecimal
-            default: quoted.unicodeScalars.append(scalar)
-            }
-        }
-        return quoted + "\""
+        return line.text
     }
 
     /// One field per line, for people.
-    package var lines: [String] {
+    package var text: String {
         fields.map { field in
             switch field.value {
-            case .text(let text): "\(field.name): \(text)"
-            case .number(let number): "\(field.name): \(number)"
-            case .truth(let truth): "\(field.name): \(truth ? "yes" : "no")"
+            case .text(let text): "\(field.name): \(text)\n"
+            case .number(let number): "\(field.name): \(number)\n"
+            case .truth(let truth): "\(field.name): \(truth ? "yes" : "no")\n"
             }
-        }
+        }.joined()
     }
 }

@@ -1,5 +1,12 @@
 internal import Glibc
 
+/// Time that only goes forward, from an arbitrary start.
+package func monotonicNanoseconds() -> UInt64 {
+    var time = timespec()
+    unsafe clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+}
+
 /// A value behind a mutex, with one condition to wait on: what `Synchronization.Mutex` lacks.
 ///
 /// `body` must not call back into the same monitor. Waiting releases the lock; `body` re-checks in a loop.

@@ -18,38 +18,3 @@ enum Output {
         }
     }
 }
-
-/// One object of JSON Lines, fields in the order in which they are added.
-struct JSONLine {
-    private var fields: [String] = []
-
-    init(type: String) { add("type", type) }
-
-    mutating func add(_ key: String, _ value: String?) {
-        fields.append("\"\(key)\":\(value.map(Self.quote) ?? "null")")
-    }
-    mutating func add(_ key: String, _ value: (some BinaryInteger)?) {
-        fields.append("\"\(key)\":\(value.map { "\($0)" } ?? "null")")
-    }
-    mutating func add(_ key: String, _ value: Bool) { fields.append("\"\(key)\":\(value)") }
-    mutating func add(_ key: String, _ values: [String]) {
-        fields.append("\"\(key)\":[\(values.map(Self.quote).joined(separator: ","))]")
-    }
-
-    var text: String { "{\(fields.joined(separator: ","))}\n" }
-
-    private static func quote(_ text: String) -> String {
-        var result = "\""
-        for scalar in text.unicodeScalars {
-            switch scalar {
-            case "\"": result += "\\\""
-            case "\\": result += "\\\\"
-            case _ where scalar.value < 0x20:
-                let digits = String(scalar.value, radix: 16)
-                result += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
-            default: result.unicodeScalars.append(scalar)
-            }
-        }
-        return result + "\""
-    }
-}

@@ -209,9 +209,20 @@ def status(scratch):
     image, directory = paths(scratch)
     make_image(image, "64M")
     with mounted(image, directory):
-        assert run(JEXT4, "status", directory).strip()
+        for number in range(5):
+            with open(f"{directory}/{number}", "wb") as file:
+                file.write(b"text")
+                file.flush()
+                os.fsync(file.fileno())
+        text = run(JEXT4, "status", directory)
         lines = run(JEXT4, "status", directory, "--json").splitlines()
-        assert lines and all(isinstance(json.loads(line), dict) for line in lines)
+        assert len(lines) == 1, lines
+        fields = json.loads(lines[0])
+        assert list(fields) == [line.split(":")[0] for line in text.splitlines()], text
+        assert fields["read_only"] is False and fields["shut_down"] is False and fields["errors"] == 0
+        assert fields["journal_transactions"] >= fields["journal_requested"] == 5, fields
+        assert fields["journal_logged_blocks_per_transaction"] > fields["journal_blocks_per_transaction"] > 0
+        assert fields["journal_commit_us"] >= fields["journal_logging_us"] > 0
 
 
 @check("mount.jext4, as mount(8) calls it, mounts with the options of fstab", need=needs)

@@ -51,6 +51,6 @@ import Testing
         ])
         #expect(
             report.json
-                == "{\"name\":\"a\\\"b\\\\c\\u000ad\\u0001\",\"blocks\":18446744073709551615,\"read_only\":false}")
+                == "{\"name\":\"a\\\"b\\\\c\\u000ad\\u0001\",\"blocks\":18446744073709551615,\"read_only\":false}\n")
     }
 }
