@@ -30,14 +30,14 @@ package enum Mutant {
 JOURNAL = "JournalTests"
 CRASH = "PowerCutTests"
 FAST = "FastCommitTests"
+FAULTS = "DeviceErrorTests|ErrorRecordTests"
 
 # (name, file below Sources, text, what takes its place, the tests that should catch it)
 MUTANTS = [
     # Commit.
     ("commit block without a flush before it", "Journal/Commit.swift",
-     "        try flusher.flush()\n        try state.withLock { state throws(Ext4Error) in try state.checkUsable() }\n",
-     "        if !MUTANT { try flusher.flush() }\n"
-     "        try state.withLock { state throws(Ext4Error) in try state.checkUsable() }\n", CRASH),
+     "        try flusher.flush()\n        phases.flushed", "        if !MUTANT { try flusher.flush() }\n        phases.flushed",
+     CRASH),
     ("commit block not written through", "Journal/CommitWriter.swift",
      "at: body.commitPosition, mode: .throughToMedia)",
      "at: body.commitPosition, mode: MUTANT ? .cached : .throughToMedia)", CRASH),
@@ -82,6 +82,30 @@ MUTANTS = [
     ("an error does not abort the journal", "Journal/Commit.swift",
      "            try commitRunning()\n        } catch {\n            abort(error)\n",
      "            try commitRunning()\n        } catch {\n            if !MUTANT { abort(error) }\n", JOURNAL),
+    # Errors and shutdown.
+    ("an fsync of a lost transaction succeeds", "Journal/Commit.swift",
+     "            case Transaction.Outcome.failed: throw loss\n            default: break\n",
+     "            case Transaction.Outcome.failed:\n                if MUTANT { return false }\n                throw loss\n"
+     "            default: break\n", JOURNAL),
+    ("an abort leaves no s_errno", "Journal/Lifecycle.swift",
+     "superBlock.recordError(Self.errorNumber(of: cause))",
+     "if !MUTANT { superBlock.recordError(Self.errorNumber(of: cause)) }", JOURNAL),
+    ("a shutdown does not end the writing", "Journal/Lifecycle.swift",
+     "guard fail(.shutDown) else { return false }", "guard MUTANT || fail(.shutDown) else { return false }", JOURNAL),
+    ("a shutdown with a log flush does not commit", "Journal/Lifecycle.swift",
+     "case .afterCommit: try commitNow()", "case .afterCommit: if !MUTANT { try commitNow() }", JOURNAL),
+    ("the record of an error can be torn", "FileSystem/Volume/SuperBlockFile.swift",
+     "errors.encodeFirstSector(into: &$0, hasChecksum: hasChecksums)",
+     "errors.encodeFirstSector(into: &$0, hasChecksum: hasChecksums && !MUTANT)", FAULTS),
+    ("an abort is not recorded in the super block", "FileSystem/Volume/ErrorRecord.swift",
+     "try file.write(errors, hasChecksums: hasChecksums)",
+     "if !MUTANT { try file.write(errors, hasChecksums: hasChecksums) }", FAULTS),
+    ("the replay loses the record of an error", "FileSystem/Volume/Mount.swift",
+     "recorded.errors.count > volume.superBlock.errors.count",
+     "!MUTANT, recorded.errors.count > volume.superBlock.errors.count", FAULTS),
+    ("the journal forgets its error before the flag is durable", "FileSystem/Volume/Mount.swift",
+     "            try volume.journal?.sync()\n            try volume.journal?.clear",
+     "            if !MUTANT { try volume.journal?.sync() }\n            try volume.journal?.clear", FAULTS),
     # Checkpoint.
     ("the tail moves before the homes are flushed", "Journal/Checkpoint.swift",
      "        try flusher.flush()\n        for item in written {", "        if !MUTANT { try flusher.flush() }\n"
@@ -223,7 +247,7 @@ def main():
     built = run("swift", "build", "--build-tests", "--package-path", tree, "--scratch-path", scratch)
     if built.returncode != 0:
         sys.exit(built.stdout.decode(errors="replace")[-4000:])
-    for tests in (JOURNAL, CRASH, FAST):
+    for tests in (JOURNAL, CRASH, FAST, FAULTS):
         good, reason = test(tree, scratch, tests, 0)
         if not good:
             sys.exit(f"mutants: {tests} fails without a fault: {reason}")
@@ -232,7 +256,7 @@ def main():
         if options.only and not any(word in name for word in options.only):
             continue
         start = time.monotonic()
-        for group in [tests] + [other for other in (JOURNAL, CRASH, FAST) if other != tests]:
+        for group in [tests] + [other for other in (JOURNAL, CRASH, FAST, FAULTS) if other != tests]:
             passed, reason = test(tree, scratch, group, number)
             if not passed:
                 break

@@ -41,7 +41,7 @@ package struct SuperBlock: Equatable, Sendable {
     package let checksumSeed: UInt32
     package let orphanFileInode: UInt32
     package let backupGroups: [UInt32]
-    /// Who may use the reserved blocks besides root; 0 for nobody (`s_def_resuid`, `s_def_resgid`).
+    /// Who may use the reserved blocks besides root; 0 for nobody else (`s_def_resuid`, `s_def_resgid`).
     package let reservedUID: UInt16
     package let reservedGID: UInt16
     /// The errors that were recorded when it was read.

@@ -129,13 +129,15 @@ package final class FileSystem: Sendable {
         return count
     }
 
-    /// Writes all of `bytes` at byte `offset`.
-    package func write(_ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan) throws(Ext4Error) -> Int {
+    /// Writes all of `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used.
+    package func write(
+        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
+    ) throws(Ext4Error) -> Int {
         try requireWritable()
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         try inode.checkChangeable(adding: offset >= inode.size)
-        return try FileData(volume, inode).write(at: offset, bytes, privileged: true)
+        return try FileData(volume, inode).write(at: offset, bytes, privileged: volume.isPrivileged(caller))
     }
 
     /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.

@@ -25,11 +25,13 @@ package struct Attributes: Equatable, Sendable {
     package var flags: UInt32
 }
 
-/// Who asks: the owner of what is created.
+/// Who asks: the owner of what is created, and the one who may use the reserved blocks or not.
 package struct Caller: Sendable {
     package var uid: UInt32
     package var gid: UInt32
     package var umask: UInt16
+    /// Who may do anything: also what the system does on its own behalf.
+    package static var root: Self { Self(uid: 0, gid: 0, umask: 0) }
     package init(uid: UInt32, gid: UInt32, umask: UInt16) {
         self.uid = uid
         self.gid = gid

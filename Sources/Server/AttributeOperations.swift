@@ -96,26 +96,6 @@ func serveListxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ room: Int) {
     }
 }
 
-@c(jext4_serve_setxattr)
-func serveSetxattr(
-    _ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ value: UnsafePointer<CChar>?,
-    _ count: Int, _ flags: CInt
-) {
-    /// XATTR_CREATE and XATTR_REPLACE of setxattr(2).
-    let create: CInt = 1, replace: CInt = 2
-    let request = unsafe Request(raw)
-    guard flags & ~(create | replace) == 0 else { return request.fail(EINVAL) }
-    do throws(Ext4Error) {
-        try request.fileSystem.setExtendedAttribute(
-            unsafe cStringBytes(name), of: NodeID.inode(node),
-            to: unsafe [UInt8](UnsafeRawBufferPointer(start: value, count: count)),
-            create: flags & create != 0, replace: flags & replace != 0)
-        request.succeed()
-    } catch {
-        request.fail(error)
-    }
-}
-
 @c(jext4_serve_removexattr)
 func serveRemovexattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?) {
     let request = unsafe Request(raw)

@@ -4,14 +4,17 @@ internal import Ext4Format
 internal import FileSystem
 internal import Glibc
 
-/// A request that libfuse 3.14 does not know, taken before libfuse sees it and answered straight to the kernel.
+/// A request that libfuse 3.14 does not know, or not in full, taken before libfuse sees it and answered straight to the kernel.
 /// All numbers are in the byte order of the machine.
-struct DirectRequest {
+@safe struct DirectRequest {
     let operation: Operation
     let unique: UInt64
     let node: UInt64
+    let caller: Caller
+    private let body: UnsafeRawBufferPointer
 
     enum Operation: UInt32 {
+        case setxattr = 21
         case interrupt = 36
         case syncfs = 50
         case statx = 52
@@ -22,6 +25,8 @@ struct DirectRequest {
         static var operation: Int { 4 }
         static var unique: Int { 8 }
         static var node: Int { 16 }
+        static var uid: Int { 24 }
+        static var gid: Int { 28 }
         static var byteCount: Int { 40 }
     }
 
@@ -34,6 +39,16 @@ struct DirectRequest {
         self.operation = operation
         unique = unsafe bytes.loadUnaligned(fromByteOffset: Layout.unique, as: UInt64.self)
         node = unsafe bytes.loadUnaligned(fromByteOffset: Layout.node, as: UInt64.self)
+        caller = unsafe Caller(
+            uid: bytes.loadUnaligned(fromByteOffset: Layout.uid, as: UInt32.self),
+            gid: bytes.loadUnaligned(fromByteOffset: Layout.gid, as: UInt32.self), umask: 0)
+        unsafe body = UnsafeRawBufferPointer(start: bytes + Layout.byteCount, count: count - Layout.byteCount)
+    }
+
+    /// The flags of FUSE_INIT (`fuse_init_in`), while that is the request of the calling thread.
+    static var offeredFlags: UInt32 {
+        let flags = Layout.byteCount + 12
+        return unsafe jext4_worker()?.pointee.request.loadUnaligned(fromByteOffset: flags, as: UInt32.self) ?? 0
     }
 
     /// The node that the request of the calling thread is about; nil on a thread that serves none.
@@ -50,6 +65,9 @@ struct DirectRequest {
             case .syncfs:
                 try session.fileSystem.syncAll()
                 send(failure: 0, descriptor)
+            case .setxattr:
+                try setAttribute(session)
+                send(failure: 0, descriptor)
             case .statx:
                 let attributes = try session.fileSystem.attributes(of: NodeID.inode(node))
                 send(StatxAnswer(attributes, blockByteCount: session.blockByteCount), descriptor)
@@ -58,6 +76,24 @@ struct DirectRequest {
             session.report(error)
             send(failure: error.systemNumber, descriptor)
         }
+    }
+
+    /// `fuse_setxattr_in`, the name with its NUL, the value.
+    private func setAttribute(_ session: Session) throws(Ext4Error) {
+        /// XATTR_CREATE and XATTR_REPLACE of setxattr(2), and FUSE_SETXATTR_ACL_KILL_SGID.
+        let create: UInt32 = 1, replace: UInt32 = 2, clearsSetGroupID: UInt32 = 1
+        func word(_ offset: Int) -> UInt32 { unsafe body.loadUnaligned(fromByteOffset: offset, as: UInt32.self) }
+        let start = session.hasExtendedSetxattr ? 16 : 8
+        guard unsafe body.count > start else { throw .posix(EINVAL) }
+        let flags = word(4), extra = session.hasExtendedSetxattr ? word(8) : 0
+        let rest = unsafe UnsafeRawBufferPointer(rebasing: body[start...])
+        guard flags & ~(create | replace) == 0, let end = unsafe rest.firstIndex(of: 0),
+            rest.count - end - 1 >= Int(word(0))
+        else { throw .posix(EINVAL) }
+        let value = unsafe [UInt8](rest[(end + 1)...].prefix(Int(word(0))))
+        try session.fileSystem.setExtendedAttribute(
+            unsafe [UInt8](rest[..<end]), of: NodeID.inode(node), to: value, create: flags & create != 0,
+            replace: flags & replace != 0, clearingSetGroupID: extra & clearsSetGroupID != 0, by: caller)
     }
 
     /// `fuse_out_header`: length of the whole answer, negative errno, and the request's number.

@@ -54,7 +54,7 @@ func serveWrite(
         let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
         if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
         let done = try request.fileSystem.write(
-            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count))
+            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count), by: request.caller)
         request.answer(written: done)
     } catch {
         request.fail(error)
@@ -84,7 +84,7 @@ func serveFallocate(
     do throws(Ext4Error) {
         try request.fileSystem.allocate(
             NodeID.inode(node), at: UInt64(offset), count: UInt64(length),
-            mode: AllocationMode(rawValue: UInt32(bitPattern: mode)))
+            mode: AllocationMode(rawValue: UInt32(bitPattern: mode)), by: request.caller)
         request.fail(0)
     } catch {
         request.fail(error)

@@ -111,7 +111,7 @@ func serveLink(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ parent: fuse_ino_t, _ n
     let request = unsafe Request(raw)
     do throws(Ext4Error) {
         let linked = try request.fileSystem.link(
-            NodeID.inode(node), as: unsafe FileName(name), in: NodeID.inode(parent))
+            NodeID.inode(node), as: unsafe FileName(name), in: NodeID.inode(parent), by: request.caller)
         request.answer(entry: linked)
     } catch {
         request.fail(error)
@@ -151,7 +151,7 @@ func serveRename(
     do throws(Ext4Error) {
         try request.fileSystem.rename(
             unsafe FileName(name), in: NodeID.inode(parent), to: unsafe FileName(newName),
-            in: NodeID.inode(newParent), flags: RenameFlags(rawValue: flags))
+            in: NodeID.inode(newParent), flags: RenameFlags(rawValue: flags), by: request.caller)
         request.succeed()
     } catch {
         request.fail(error)

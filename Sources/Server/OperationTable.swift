@@ -30,7 +30,6 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.readdirplus = serveReaddirplus
     unsafe table.fsyncdir = serveFsync
     unsafe table.statfs = serveStatfs
-    unsafe table.setxattr = serveSetxattr
     unsafe table.getxattr = serveGetxattr
     unsafe table.listxattr = serveListxattr
     unsafe table.removexattr = serveRemovexattr
@@ -50,6 +49,8 @@ enum Connection {
     /// FUSE_HANDLE_KILLPRIV_V2, which libfuse 3.14 does not know: set-id bits are ours to clear on write, truncate and
     /// chown, and the kernel need not ask for security.capability before every write.
     static var handlesPrivileges: UInt32 { 1 << 28 }
+    /// FUSE_SETXATTR_EXT, unknown to it as well: the kernel says when an access list takes the set-group-id bit away.
+    static var extendedSetxattr: UInt32 { 1 << 29 }
 
     /// What we want where the kernel has it.
     static var wanted: CUnsignedInt {
@@ -85,8 +86,8 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
     unsafe connection.pointee.max_background = Connection.backgroundLimit
     unsafe connection.pointee.congestion_threshold = Connection.backgroundLimit * 3 / 4
     unsafe connection.pointee.time_gran = 1
-    session.begin(capable: capable)
-    jext4_add_init_flags(Connection.handlesPrivileges)
+    session.begin(capable: capable, offered: DirectRequest.offeredFlags)
+    jext4_add_init_flags(Connection.handlesPrivileges | Connection.extendedSetxattr)
 }
 
 @c(jext4_serve_destroy)

@@ -23,8 +23,8 @@ internal import Threads
     /// Set once, at the end of init, and never null after it.
     private var raw: OpaquePointer?
     private let log: OnceLog
-    /// What the kernel offered in INIT; 0 before.
-    private let capable = Atomic<UInt32>(0)
+    /// What the kernel offered in INIT, as libfuse says it and as the kernel did; 0 before.
+    private let capable = Atomic<UInt32>(0), offered = Atomic<UInt32>(0)
 
     private struct Crew {
         var started: [Thread] = []
@@ -81,7 +81,12 @@ internal import Threads
     }
 
     /// Called while INIT is answered.
-    func begin(capable: UInt32) { self.capable.store(capable, ordering: .relaxed) }
+    func begin(capable: UInt32, offered: UInt32) {
+        self.capable.store(capable, ordering: .relaxed)
+        self.offered.store(offered, ordering: .relaxed)
+    }
+
+    var hasExtendedSetxattr: Bool { offered.load(ordering: .relaxed) & Connection.extendedSetxattr != 0 }
 
     var mayRefuseOpen: Bool { has(FUSE_CAP_NO_OPEN_SUPPORT) }
     var mayRefuseOpendir: Bool { has(FUSE_CAP_NO_OPENDIR_SUPPORT) }

@@ -267,6 +267,23 @@ def acl(mountpoint):
     assert as_nobody(read, path) == 0 and "system.posix_acl_access" not in os.listxattr(path)
 
 
+@check("an ACL that someone outside of the group sets takes set-group-id away", need=acl_tools)
+def acl_set_group(mountpoint):
+    base = fresh(mountpoint, "acl-set-group")
+    os.chmod(base, 0o755)
+    for group, kept in [(NOBODY, 0o2000), (1, 0)]:
+        path = touched(f"{base}/{group}", 0o600)
+        os.chown(path, NOBODY, group)
+        os.chmod(path, 0o2750)
+        run("setfacl", "-m", "u:1:rx", path)
+        value = os.getxattr(path, "system.posix_acl_access")
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o2750
+        run("setfacl", "-b", path)
+        os.chmod(path, 0o2750)
+        assert as_nobody(os.setxattr, path, "system.posix_acl_access", value) == 0
+        assert os.stat(path).st_mode & 0o2000 == kept, f"group {group}: {oct(os.stat(path).st_mode)}"
+
+
 @check("a default ACL is inherited, by directories with itself, and takes the umask's place", need=acl_tools)
 def default_acl(mountpoint):
     base = fresh(mountpoint, "defaults")

@@ -5,16 +5,30 @@ import errno
 import os
 
 import treedigest
-from harness import check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted
+from harness import NOBODY, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted, run
 
 BLOCK, STEP = 4096, 256 << 10
 
 
+def refusal(path):
+    """What fallocate of a mebibyte at the end says; "-" when it succeeds."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, 1 << 20)
+        return "-"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
-def volume(scratch, size, *options):
-    """A mounted image, checked from all sides afterwards."""
+def volume(scratch, size, *options, tune=()):
+    """A mounted image, checked from all sides afterwards. `tune` is for tune2fs."""
     image, directory = os.path.join(scratch, "image"), os.path.join(scratch, "mnt")
     make_image(image, size, *options)
+    if tune:
+        run("tune2fs", *tune, image)
     with mounted(image, directory):
         yield directory
         seen = treedigest.tree(directory)
@@ -49,6 +63,38 @@ def full(scratch):
         os.sync()
         second = fill(f"{directory}/b", 2)
         assert abs(second - first) <= STEP, f"{first} bytes fitted, after removal {second}"
+
+
+@check("the reserved blocks are for root, and for whom the super block names", need=missing_root)
+def reserve(scratch):
+    def fill_as(user, path):
+        """What `fill` and `refusal` say to this user."""
+        answers, answer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+            os.write(answer, f"{fill(path, 1)} {refusal(path)}".encode())
+            os._exit(0)
+        os.close(answer)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with os.fdopen(answers) as file:
+            count, refused = file.read().split()
+        return int(count), refused
+
+    for user, tune in [(0, ()), (1234, ("-u", "1234"))]:
+        with volume(scratch, "64M", "-b", str(BLOCK), "-m", "20", tune=tune) as directory:
+            os.chmod(directory, 0o777)
+            reserved = (os.statvfs(directory).f_bfree - os.statvfs(directory).f_bavail) * BLOCK
+            assert reserved > 10 << 20, reserved
+            first, refused = fill_as(NOBODY, f"{directory}/nobody")
+            assert refused == "ENOSPC", f"fallocate: {refused}"
+            assert os.statvfs(directory).f_bfree * BLOCK >= reserved - STEP, "the reserve is used up"
+            assert os.statvfs(directory).f_bavail * BLOCK < STEP, f"only {first} bytes fit"
+            os.truncate(f"{directory}/nobody", first - (1 << 20))
+            second, _ = fill_as(user, f"{directory}/friend")
+            assert second > reserved - (2 << 20), f"{second} bytes of {reserved} for user {user}"
 
 
 @check("many small files fill a volume to the last block without harm", need=missing_root)

@@ -15,8 +15,9 @@ package struct AllocationMode: OptionSet, Sendable {
 extension FileSystem {
     /// fallocate(2): allocate (no flag), punch a hole (with `keepSize`), zero a range; EOPNOTSUPP for other modes.
     /// What is allocated reads as zeros. ENOSPC before anything has changed, but for the zeroed edges of a range.
+    /// `caller` decides whether the reserved blocks may be used.
     package func allocate(
-        _ number: InodeNumber, at offset: UInt64, count: UInt64, mode: AllocationMode
+        _ number: InodeNumber, at offset: UInt64, count: UInt64, mode: AllocationMode, by caller: Caller = .root
     ) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
@@ -28,7 +29,7 @@ extension FileSystem {
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             try inode.checkChangeable()
             guard inode.hasExtents else { throw .posix(Errno.notSupported) }
-            let work = Preallocation(volume: volume, inode: inode)
+            let work = Preallocation(volume: volume, inode: inode, isPrivileged: volume.isPrivileged(caller))
             switch mode {
             case [], [.keepSize]: try work.allocate(offset..<end, keepsSize: mode.contains(.keepSize))
             case [.punchHole, .keepSize]: try work.clear(offset..<end, thenAllocate: false, keepsSize: true)
@@ -44,6 +45,8 @@ extension FileSystem {
 struct Preallocation {
     let volume: Volume
     let inode: Inode
+    /// What is new may take the reserved blocks. What the freeing of others costs always may.
+    let isPrivileged: Bool
     private var core: MappingCore { MappingCore(volume: volume, inode: inode) }
     private var unit: UInt64 { UInt64(volume.blockByteCount) }
 
@@ -76,7 +79,7 @@ struct Preallocation {
         let size = inode.size
         if !keepsSize && range.upperBound > size { try FileData(volume, inode).clearTail(behind: size) }
         let blocks = range.lowerBound / unit..<(range.upperBound + unit - 1) / unit
-        let write = try core.begin(writing: blocks, outOfPlace: false, privileged: true)
+        let write = try core.begin(writing: blocks, outOfPlace: false, privileged: isPrivileged)
         try core.ioend(write, endOfData: keepsSize ? 0 : range.upperBound, asUnwritten: true)
     }
 

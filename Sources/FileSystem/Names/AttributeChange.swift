@@ -67,24 +67,27 @@ extension FileSystem {
     }
 
     /// `create`: EEXIST when it is there; `replace`: ENODATA when it is not. An access list also sets the mode, and one
-    /// that says no more than the mode is not stored.
+    /// that says no more than the mode is not stored; `clearingSetGroupID` takes that bit away with it, for a caller
+    /// outside the file's group. `caller` decides whether the reserved blocks may be used.
     package func setExtendedAttribute(
-        _ name: [UInt8], of number: InodeNumber, to value: [UInt8], create: Bool, replace: Bool
+        _ name: [UInt8], of number: InodeNumber, to value: [UInt8], create: Bool, replace: Bool,
+        clearingSetGroupID: Bool = false, by caller: Caller = .root
     ) throws(Ext4Error) {
-        try change(number) { attributes throws(Ext4Error) in
-            try attributes.plan(setting: name, to: value, create: create, replace: replace)
+        try change(number, caller) { attributes throws(Ext4Error) in
+            try attributes.plan(
+                setting: name, to: value, create: create, replace: replace, clearingSetGroupID: clearingSetGroupID)
         }
     }
 
     /// ENODATA when it is not there; removing a list that is not there succeeds, as in the kernel.
     package func removeExtendedAttribute(_ name: [UInt8], of number: InodeNumber) throws(Ext4Error) {
-        try change(number) { attributes throws(Ext4Error) in
+        try change(number, .root) { attributes throws(Ext4Error) in
             try attributes.plan(setting: name, to: nil, create: false, replace: true)
         }
     }
 
     private func change(
-        _ number: InodeNumber, _ planning: (ExtendedAttributes) throws(Ext4Error) -> AttributePlan
+        _ number: InodeNumber, _ caller: Caller, _ planning: (ExtendedAttributes) throws(Ext4Error) -> AttributePlan
     ) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
@@ -92,7 +95,7 @@ extension FileSystem {
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             let attributes = ExtendedAttributes(volume: volume, inode: inode)
             let plan = try planning(attributes)
-            let space = try volume.blocks.reserve(plan.blockCount, privileged: true)
+            let space = try volume.blocks.reserve(plan.blockCount, privileged: volume.isPrivileged(caller))
             try volume.withHandle(credits: ExtendedAttributes.credits + 1) { handle throws(Ext4Error) in
                 try attributes.apply(plan, from: space, in: handle)
                 let now = volume.now()

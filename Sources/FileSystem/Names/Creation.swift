@@ -75,7 +75,7 @@ extension FileSystem {
             let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
             let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
             let own = content.blockCount + attributes.blockCount
-            let space = try volume.blocks.reserve(growth.blocks + own, privileged: caller.uid == 0)
+            let space = try volume.blocks.reserve(growth.blocks + own, privileged: volume.isPrivileged(caller))
             // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; attributes; both ends.
             let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in

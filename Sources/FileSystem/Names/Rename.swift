@@ -5,8 +5,9 @@ internal import Threads
 
 // link and rename: names that move or multiply.
 extension FileSystem {
-    package func link(_ number: InodeNumber, as name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes
-    {
+    package func link(
+        _ number: InodeNumber, as name: FileName, in parent: InodeNumber, by caller: Caller = .root
+    ) throws(Ext4Error) -> Attributes {
         try requireWritable()
         let directory = try inode(parent), target = try inode(number)
         guard !target.isDirectory else { throw .posix(Errno.notPermitted) }
@@ -17,7 +18,7 @@ extension FileSystem {
             try directory.checkChangeable(adding: true)
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planInsert(name)
-            let (space, credits) = try spaceForInsert(plan, into: directory)
+            let (space, credits) = try spaceForInsert(plan, into: directory, caller)
             return try target.lock.withWriteLock { () throws(Ext4Error) in
                 let links = target.field { $0.linkCount }
                 guard links > 0 else { throw .posix(Errno.noEntry) }
@@ -39,10 +40,10 @@ extension FileSystem {
     }
 
     private func spaceForInsert(
-        _ plan: InsertPlan, into directory: Inode
+        _ plan: InsertPlan, into directory: Inode, _ caller: Caller
     ) throws(Ext4Error) -> (BlockReservation, credits: Int) {
         let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
-        let space = try volume.blocks.reserve(growth.blocks, privileged: true)
+        let space = try volume.blocks.reserve(growth.blocks, privileged: volume.isPrivileged(caller))
         return (space, growth.credits + Directory.insertCredits + 2)
     }
 
@@ -60,7 +61,8 @@ extension FileSystem {
     // MARK: rename
 
     package func rename(
-        _ name: FileName, in parent: InodeNumber, to newName: FileName, in newParent: InodeNumber, flags: RenameFlags
+        _ name: FileName, in parent: InodeNumber, to newName: FileName, in newParent: InodeNumber, flags: RenameFlags,
+        by caller: Caller = .root
     ) throws(Ext4Error) {
         try requireWritable()
         guard flags.isSubset(of: [.noReplace, .exchange]), flags != [.noReplace, .exchange] else {
@@ -69,7 +71,7 @@ extension FileSystem {
         guard !name.isDotOrDotDot, !newName.isDotOrDotDot else { throw .posix(Errno.invalid) }
         var gone: InodeNumber?
         try withDirectories(parent, newParent) { from, to, ancestors throws(Ext4Error) in
-            gone = try rename(name, from, newName, to, ancestors, flags)
+            gone = try rename(name, from, newName, to, ancestors, flags, caller)
         }
         if let gone { deleteOrLeave(gone) }
     }
@@ -126,7 +128,8 @@ extension FileSystem {
 
     /// Both directories are locked. Answers an inode to delete.
     private func rename(
-        _ name: FileName, _ from: Inode, _ newName: FileName, _ to: Inode, _ ancestors: Ancestors, _ flags: RenameFlags
+        _ name: FileName, _ from: Inode, _ newName: FileName, _ to: Inode, _ ancestors: Ancestors, _ flags: RenameFlags,
+        _ caller: Caller
     ) throws(Ext4Error) -> InodeNumber? {
         guard from.field({ $0.linkCount }) > 0, to.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
         let fromView = Directory(volume: volume, inode: from), toView = Directory(volume: volume, inode: to)
@@ -143,7 +146,7 @@ extension FileSystem {
         guard let existing else {
             if flags.contains(.exchange) { throw .posix(Errno.noEntry) }
             try to.checkChangeable(adding: true)
-            return try moveToNewName(source, moved, from, newName, to)
+            return try moveToNewName(source, moved, from, newName, to, caller)
         }
         let target = try child(existing)
         if target === moved { return nil }
@@ -168,13 +171,13 @@ extension FileSystem {
     }
 
     private func moveToNewName(
-        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ newName: FileName, _ to: Inode
+        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ newName: FileName, _ to: Inode, _ caller: Caller
     ) throws(Ext4Error) -> InodeNumber? {
         let view = Directory(volume: volume, inode: to)
         let changesParent = moved.isDirectory && from !== to
         if changesParent { try checkLinkLimit(of: to) }
         let plan = try view.planInsert(newName)
-        let (space, credits) = try spaceForInsert(plan, into: to)
+        let (space, credits) = try spaceForInsert(plan, into: to, caller)
         try moved.lock.withWriteLock { () throws(Ext4Error) in
             let type = moved.type?.entryCode ?? 0
             if changesParent { try checkParentEntry(of: moved) }

@@ -54,6 +54,12 @@ final class Volume: Sendable {
         guard let journal, !journal.isAborted, !errors.isStopped else { throw .posix(Errno.readOnly) }
     }
 
+    /// Whether the reserved blocks are also for this caller: root, and whom `s_def_resuid` and `s_def_resgid` name.
+    func isPrivileged(_ caller: Caller) -> Bool {
+        caller.uid == 0 || caller.uid == UInt32(superBlock.reservedUID)
+            || superBlock.reservedGID != 0 && caller.gid == UInt32(superBlock.reservedGID)
+    }
+
     var blockByteCount: Int { superBlock.blockByteCount }
     var hasChecksums: Bool { superBlock.hasMetadataChecksums }
 
