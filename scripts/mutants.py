@@ -36,8 +36,8 @@ FAULTS = "DeviceErrorTests|ErrorRecordTests"
 MUTANTS = [
     # Commit.
     ("commit block without a flush before it", "Journal/Commit.swift",
-     "        try flusher.flush()\n        phases.flushed", "        if !MUTANT { try flusher.flush() }\n        phases.flushed",
-     CRASH),
+     "        try flusher.flush()\n        phases.flushed",
+     "        if !MUTANT { try flusher.flush() }\n        phases.flushed", CRASH),
     ("commit block not written through", "Journal/CommitWriter.swift",
      "at: body.commitPosition, mode: .throughToMedia)",
      "at: body.commitPosition, mode: MUTANT ? .cached : .throughToMedia)", CRASH),
@@ -85,8 +85,8 @@ MUTANTS = [
     # Errors and shutdown.
     ("an fsync of a lost transaction succeeds", "Journal/Commit.swift",
      "            case Transaction.Outcome.failed: throw loss\n            default: break\n",
-     "            case Transaction.Outcome.failed:\n                if MUTANT { return false }\n                throw loss\n"
-     "            default: break\n", JOURNAL),
+     "            case Transaction.Outcome.failed:\n                if MUTANT { return false }\n"
+     "                throw loss\n            default: break\n", JOURNAL),
     ("an abort leaves no s_errno", "Journal/Lifecycle.swift",
      "superBlock.recordError(Self.errorNumber(of: cause))",
      "if !MUTANT { superBlock.recordError(Self.errorNumber(of: cause)) }", JOURNAL),

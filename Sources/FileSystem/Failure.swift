@@ -26,10 +26,6 @@ extension FileSystem {
     package var errors: VolumeErrors { volume.errors.errors }
     /// Why the journal was aborted; nil while it works.
     package var abortCause: Ext4Error? { volume.journal?.abortCause }
-    /// What the journal has done so far, and the most blocks that one transaction may change; nil without a journal.
-    package var journalCounters: (counters: JournalCounters, maximumBlocks: Int)? {
-        volume.journal.map { ($0.counters, $0.maximumBlocks) }
-    }
     package var isShutDown: Bool { volume.errors.isShutDown }
     /// An error met errors=panic.
     package var hasPanicked: Bool { volume.errors.hasPanicked }

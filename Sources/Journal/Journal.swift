@@ -60,7 +60,7 @@ package final class Journal: Sendable {
         self.options = options
         self.clock = clock
         hook = Mutex(beforeCommit.map { CommitHook(body: $0) })
-        state = Monitor(JournalState(upgraded, geometry))
+        state = Monitor(JournalState(upgraded, geometry, budget))
         self.superBlock = try LogSuperBlock(upgraded, log: log)
         flusher = SharedFlush(device: device)
         writer = CommitWriter(log: log, format: format, geometry: geometry, budget: budget)
@@ -76,8 +76,6 @@ package final class Journal: Sendable {
     /// Takes back the `s_errno` that an earlier mount has left, once the file system itself says that it needs a check.
     package func clearRecordedError() throws(Ext4Error) { try superBlock.clearError() }
 
-    /// The most blocks that one transaction may change.
-    package var maximumBlocks: Int { budget.maximumReserved }
     /// The most credits that one handle may ask for.
     package var maximumCredits: Int { budget.maximumReserved - options.hookCredits }
 

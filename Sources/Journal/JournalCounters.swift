@@ -1,6 +1,8 @@
 /// What a journal has done since it was opened, as Linux tells it in /proc/fs/jbd2/DEVICE/info and a little more. Times
 /// are sums over all commits, in nanoseconds, but for `averageCommit`.
 package struct JournalCounters: Sendable, Equatable {
+    /// The most blocks that one transaction may change.
+    package let maximumBlocks: Int
     package var commits = 0
     /// Commits that somebody asked for, and not the interval alone.
     package var requested = 0
@@ -27,6 +29,8 @@ package struct JournalCounters: Sendable, Equatable {
     package var logging: UInt64 = 0
     /// The time of a whole commit, a new one counting for a quarter.
     package var averageCommit: UInt64 = 0
+
+    init(maximumBlocks: Int) { self.maximumBlocks = maximumBlocks }
 
     /// When a commit reached what, in nanoseconds of the monotonic clock.
     struct Phases {

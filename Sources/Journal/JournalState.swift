@@ -48,21 +48,22 @@ struct JournalState {
     var isFrozen = false
     var isClosed = false
 
-    var counters = JournalCounters()
-
-    /// Somebody waits for the commit of the running transaction.
-    mutating func noteRequest() {
-        if running.requested == 0 { running.requested = monotonicNanoseconds() }
-    }
+    var counters: JournalCounters
 
     /// A log without transactions. One that goes on does so at `s_start`; an empty one, as in Linux, where it stopped
     /// the last time, if that is a place in the ring.
-    init(_ superBlock: JournalSuperBlock, _ geometry: LogGeometry) {
+    init(_ superBlock: JournalSuperBlock, _ geometry: LogGeometry, _ budget: LogBudget) {
+        counters = JournalCounters(maximumBlocks: budget.maximumReserved)
         running = Running(transaction: Transaction(id: superBlock.sequence, serial: 1))
         nextSerial = 2
         isEmptyOnDisk = superBlock.start == 0
         let last = (geometry.first..<geometry.end).contains(superBlock.head) ? superBlock.head : geometry.first
         head = isEmptyOnDisk ? last : superBlock.start
+    }
+
+    /// Somebody waits for the commit of the running transaction.
+    mutating func noteRequest() {
+        if running.requested == 0 { running.requested = monotonicNanoseconds() }
     }
 
     func checkUsable() throws(Ext4Error) {

@@ -4,8 +4,8 @@ internal import Ext4Format
 internal import FileSystem
 internal import Glibc
 
-/// A request that libfuse 3.14 does not know, or not in full, taken before libfuse sees it and answered straight to the kernel.
-/// All numbers are in the byte order of the machine.
+/// A request that libfuse 3.14 does not know, or not in full, taken before libfuse sees it and answered straight to the
+/// kernel. All numbers are in the byte order of the machine.
 @safe struct DirectRequest {
     let operation: Operation
     let unique: UInt64

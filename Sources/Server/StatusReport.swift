@@ -29,7 +29,7 @@ package struct StatusReport: Equatable, Sendable {
             ("free_inodes", .number(statistics.freeInodes)),
         ]
         addErrors(fileSystem)
-        if let (counters, most) = fileSystem.journalCounters { add(counters, maximumBlocks: most) }
+        if let counters = fileSystem.journalCounters { add(counters) }
     }
 
     private mutating func addErrors(_ fileSystem: FileSystem) {
@@ -50,14 +50,14 @@ package struct StatusReport: Equatable, Sendable {
     }
 
     /// The figures of /proc/fs/jbd2/DEVICE/info, with averages over the commits; times in microseconds.
-    private mutating func add(_ counters: JournalCounters, maximumBlocks: Int) {
+    private mutating func add(_ counters: JournalCounters) {
         let commits = UInt64(max(counters.commits, 1))
         func average(_ nanoseconds: UInt64) -> Value { .number(nanoseconds / commits / 1000) }
         func each(_ count: Int) -> Value { .number(UInt64(count) / commits) }
         fields += [
             ("journal_transactions", .number(UInt64(counters.commits))),
             ("journal_requested", .number(UInt64(counters.requested))),
-            ("journal_max_blocks", .number(UInt64(maximumBlocks))),
+            ("journal_max_blocks", .number(UInt64(counters.maximumBlocks))),
             ("journal_wait_us", average(counters.waiting)),
             ("journal_request_delay_us", average(counters.requestDelay)),
             ("journal_running_us", average(counters.running)), ("journal_locked_us", average(counters.locked)),

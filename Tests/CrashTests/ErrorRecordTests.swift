@@ -135,6 +135,20 @@ import Testing
         try again.unmount()
     }
 
+    /// A read-only mount has no journal to abort and records nothing, and panics all the same.
+    @Test func aReadOnlyMountPanicsToo() throws {
+        let (device, victim) = try damagedVolume(["-e", "panic"])
+        let before = device.bytes
+        var options = options()
+        options.readOnly = true
+        let system = try FileSystem.mount(on: device, options: options)
+        touch(victim, system)
+        #expect(system.hasPanicked)
+        #expect(throws: Ext4Error.shutDown) { _ = try exists("victim", in: system) }
+        try system.unmount()
+        #expect(device.bytes == before)
+    }
+
     /// Metadata that cannot be read is an error of the volume: the block is recorded. File data that cannot is not.
     @Test func aReadErrorOfMetadataIsRecorded() throws {
         let memory = MemoryDevice(try TestVolume.small.make())

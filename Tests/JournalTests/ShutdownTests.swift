@@ -85,6 +85,31 @@ import Threads
     #expect(try bench.log.readSuperBlock().errorNumber == -5)
 }
 
+/// So do those who wait for another's commit.
+@Test func whoWaitsBehindTheLeaderHearsOfTheLossToo() throws {
+    let spy = WriteSpy(try MemoryDevice(Bench.format(Bench.Shape())))
+    let bench = try Bench(on: spy)
+    try bench.fill(2, 2)
+    try bench.journal.commitNow()
+    try bench.fill(3, 3)
+    let transaction = bench.journal.runningTransaction
+    let heard = Monitor<Ext4Error??>(nil)
+    spy.once = { () throws(Ext4Error) in
+        _ = Thread(name: "behind") {
+            var failure: Ext4Error?
+            do throws(Ext4Error) { try bench.journal.makeDurable(transaction) } catch { failure = error }
+            heard.withLock { $0 = .some(failure) }
+            heard.notifyAll()
+        }
+        // Time to get into the queue. Who is late hears of the abort instead.
+        _ = heard.wait(milliseconds: 100) { _ -> Bool? in nil }
+        bench.journal.abort(.refused("no room"))
+    }
+    #expect(throws: Ext4Error.lost("no room")) { try bench.journal.makeDurable(transaction) }
+    let failure = heard.wait { $0 }
+    #expect(failure == .lost("no room") || failure == .aborted)
+}
+
 /// What is written home after an abort could overtake the record of the error that the abort writes.
 @Test func nothingGoesHomeAfterAnAbort() throws {
     let device = try MemoryDevice(Bench.format(Bench.Shape()))

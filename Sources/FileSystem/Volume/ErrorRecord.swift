@@ -69,8 +69,11 @@ final class ErrorRecord: Sendable {
         switch behaviour {
         case .continue: break
         case .remountReadOnly:
-            if !stopped.exchange(true, ordering: .relaxed) { options.notify("\(error): the volume is read-only now") }
-        case .panic: return .abort
+            guard device != nil, !stopped.exchange(true, ordering: .relaxed) else { break }
+            options.notify("\(error): the volume is read-only now")
+        case .panic:
+            if device != nil { return .abort }
+            panic()
         }
         return .none
     }
@@ -83,7 +86,10 @@ final class ErrorRecord: Sendable {
         if case .corrupt(let what, _) = cause { function = what }
         if !state.withLock({ $0.isAborting }) { add(cause, function, nil, nil) }
         writeInPlace()
-        guard behaviour == .panic else { return }
+        if behaviour == .panic { panic() }
+    }
+
+    private func panic() {
         state.withLock { $0.hasPanicked = true }
         shutDown("panic, as errors=panic asks: nothing is written or answered any more")
     }
