@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import FileSystem
 internal import Offline
 
 extension Report {

@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import FileSystem
 internal import Offline
 
 /// The owner of a block, in words and in the fields of JSON Lines.
