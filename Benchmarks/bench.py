@@ -6,7 +6,7 @@ empty server keeps names in memory and discards data: no FUSE server can be fast
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
   BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4)
-  BENCH_WORK=a,b   works (names, fsync, commits, io, trees)
+  BENCH_WORK=a,b   works (names, fsync, commits, io, trees, replay)
   BENCH_SCRATCH=D  where images are (default /var/tmp)
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
 """
@@ -20,20 +20,24 @@ import sys
 import tempfile
 import time
 
+import replay
 from contenders import ALL, HERE, run
 
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 ROOT = os.path.dirname(HERE)
 QUICK = bool(os.environ.get("BENCH_QUICK"))
 RUNS = int(os.environ.get("BENCH_RUNS", "1" if QUICK else "3"))
-WORKS = [word for word in os.environ.get("BENCH_WORK", "names,fsync,commits,io,trees").split(",") if word]
+WORKS = [word for word in os.environ.get("BENCH_WORK", "names,fsync,commits,io,trees,replay").split(",") if word]
 SMALL, LARGE = (2_000, 20_000) if QUICK else (10_000, 200_000)
 STREAM_MIB, RANDOM_SECONDS = (128, 1) if QUICK else (1024, 4)
+# Replay has one other contender, e2fsck, and turns of its own. The logs are of so many MiB.
+LOGS, REPLAY_TURNS = ([128], 2) if QUICK else ([128, 1024], 5)
 SYNCED = 200 if QUICK else 1_000
 # Seconds that a contender with needs_limit may take for one step.
 LIMIT = 3 if QUICK else 10
 
 GOALS = {
+    "replay": ">=3 e2fsck",
     "create": ">=0.8 empty, >=5 fuse2fs", "stat": ">=0.8 empty, >=5 fuse2fs", "rename": ">=0.8 empty, >=5 fuse2fs",
     "unlink": ">=0.8 empty, >=5 fuse2fs", "mkdir": ">=0.8 empty, >=5 fuse2fs", "readdir": "",
     "stream direct": ">=0.95 kernel", "stream buffered": ">=1.1 kernel or 1.0 empty",
@@ -188,6 +192,22 @@ def one_turn(contender, work, figures, prepared):
         contender.take_down()
 
 
+def replays(scratch, jext4, figures):
+    """jext4-replay beside e2fsck on full logs."""
+    tool = os.path.join(os.path.dirname(jext4), "jext4-replay")
+    for mebibytes in LOGS:
+        try:
+            seconds = replay.measure(
+                tool, scratch, mebibytes, REPLAY_TURNS, lambda text: print(f"bench: {text}", file=sys.stderr))
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print(f"bench: replay {mebibytes} MiB: {error}", file=sys.stderr)
+            continue
+        for name, all_seconds in seconds.items():
+            for one in all_seconds:
+                figures.add(f"replay {f'{mebibytes >> 10} GiB' if mebibytes >= 1024 else f'{mebibytes} MiB'}", name,
+                            1 / one, "s")
+
+
 def absolute(rate, unit):
     """What a person reads: time per operation, MiB/s, or seconds for the whole."""
     if rate is None:
@@ -205,16 +225,20 @@ def goal_of(work):
 def print_table(figures, contenders):
     """Ratios are of rates: above 1 jext4 is faster."""
     others = ["kernel", "fuse2fs", "empty"]
-    header = ["work", *(f"jext4/{name}" for name in others), "goal", *(c.name for c in contenders)]
+    names = [contender.name for contender in contenders]
+    if "replay" in WORKS:
+        others.append("e2fsck")
+        names += [name for name in ("jext4", "e2fsck") if name not in names]
+    header = ["work", *(f"jext4/{name}" for name in others), "goal", *names]
     rows = [header]
     for work in figures.rates:
         ratios = [figures.ratio(work, name) for name in others]
-        times = [absolute(figures.median(work, c.name), figures.units[work])
-                 + ("~" if (work, c.name) in figures.cut else "") for c in contenders]
+        times = [absolute(figures.median(work, name), figures.units[work])
+                 + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for number, row in enumerate(rows):
-        print("  ".join(text.ljust(width) if column in (0, 4) else text.rjust(width)
+        print("  ".join(text.ljust(width) if column in (0, len(others) + 1) else text.rjust(width)
                         for column, (text, width) in enumerate(zip(row, widths))).rstrip())
         if number == 0:
             print("  ".join("-" * width for width in widths))
@@ -255,7 +279,7 @@ def main():
     try:
         prepared = prepare_trees(scratch) if "trees" in WORKS else None
         for turn in range(RUNS):
-            for work in WORKS:
+            for work in [work for work in WORKS if work != "replay"]:
                 # Nobody goes first every time.
                 for contender in contenders[turn % len(contenders):] + contenders[:turn % len(contenders)]:
                     start = time.monotonic()
@@ -265,6 +289,8 @@ def main():
                         print(f"bench: {contender.name}, {work}: {error}", file=sys.stderr)
                     print(f"bench: turn {turn + 1}/{RUNS}, {work}, {contender.name}: {time.monotonic() - start:.1f} s",
                           file=sys.stderr)
+        if "replay" in WORKS:
+            replays(scratch, os.path.abspath(options.jext4), figures)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(f"\n{machine()}\n")

@@ -113,6 +113,9 @@ package struct SuperBlock: Equatable, Sendable {
             compatible: .init(rawValue: bytes[Layout.compatible]),
             incompatible: .init(rawValue: bytes[Layout.incompatible]),
             readOnlyCompatible: .init(rawValue: bytes[Layout.readOnlyCompatible]))
+        guard !features.incompatible.contains(.journalDevice) else {
+            throw .refused("this is the journal device of another volume, not a file system")
+        }
         try Self.checkChecksum(bytes, features)
         let logBlockSize = bytes[Layout.logBlockSize]
         guard logBlockSize <= 6 else { throw Self.bad("block size 2^\(10 + UInt64(logBlockSize))") }

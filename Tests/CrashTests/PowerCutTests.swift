@@ -34,11 +34,10 @@ import Testing
         let campaign = CrashCampaign(seed: 606, volume: volume, profile: .mixed(120))
         let outcome = try campaign.record()
         let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
-        let checker = StateChecker(history: outcome.history, progress: WorkloadProgress(outcome.events))
         var random = SeededRandom(seed: 606)
         let points = states.points(seed: 606, prefixes: 30, inFlight: 0, subsets: 0)
         try states.forEach(random.sample(points, count: 6)) { point, disk in
-            let problems = try checker.kernelReplay(disk)
+            let problems = try StateChecker.kernelReplay(disk)
             if !problems.isEmpty { Issue.record("\(volume.name), \(point): \(problems.joined(separator: "\n"))") }
         }
     }

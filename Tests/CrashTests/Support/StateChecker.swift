@@ -67,8 +67,9 @@ struct StateChecker {
     }
 
     /// P4: the kernel's ext4 mounts the state, and the same tree comes out. Needs root and loop devices.
-    func kernelReplay(_ disk: OverlayDevice) throws -> [String] {
-        let tree = try Self.recover(disk.fork())
+    static func kernelReplay(_ disk: OverlayDevice) throws -> [String] {
+        let image = TemporaryFile("state")
+        let tree = try recover(disk.fork())
         image.write(try contents(disk))
         let folder = TemporaryFile.newPath("mount")
         guard mkdir(folder, 0o700) == 0 else { return ["mkdir \(folder): errno \(errno)"] }
@@ -79,7 +80,7 @@ struct StateChecker {
         guard unmount.status == 0 else { return ["umount: \(unmount.output)"] }
         let check = Tools.run("e2fsck", "-fn", image.path)
         guard check.status == 0 else { return ["e2fsck after the kernel's replay: \(check.output)"] }
-        let theirs = try Self.recover(MemoryDevice(image.contents))
+        let theirs = try recover(MemoryDevice(image.contents))
         return theirs == tree ? [] : ["the kernel's replay gives another tree"]
     }
 

@@ -26,6 +26,7 @@ enum Tools {
         // A frozen time makes the same image from the same arguments.
         let settings = [
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "MKE2FS_SYNC=0", "E2FSPROGS_FAKE_TIME=1700000000",
+            "E2FSCK_TIME=1700000000",
         ]
         var environment: [UnsafeMutablePointer<CChar>?] = settings.map { strdup($0) } + [nil]
         defer { (words + environment).forEach { free($0) } }
@@ -77,6 +78,8 @@ final class TemporaryFile {
 /// What a test needs beyond the package. On a CI machine a missing need fails the test instead of skipping it.
 enum Need {
     static let isCI = ProcessInfo.processInfo.environment["CI"] == "true"
+    /// Whether samples are to be all there is: `make soak`.
+    static let isSoak = ProcessInfo.processInfo.environment["JEXT4_SOAK_MINUTES"] != nil
 
     /// The folder of shared fixtures: JEXT4_SHARED, or ../shared beside the package.
     static let sharedFolder: String = {
