@@ -162,8 +162,18 @@ int jext4_peer_user(int socket, uid_t *user) {
     return 0;
 }
 
+// Whether a thread has the user namespace of this process. In one of its own everybody has all capabilities.
+static bool shares_user_namespace(pid_t thread) {
+    char path[64];
+    struct stat ours, theirs;
+    snprintf(path, sizeof path, "/proc/%d/ns/user", (int)thread);
+    return stat("/proc/self/ns/user", &ours) == 0 && stat(path, &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+           ours.st_ino == theirs.st_ino;
+}
+
 uint64_t jext4_capabilities(pid_t thread) {
     char path[64], line[256];
+    if (!shares_user_namespace(thread)) return 0;
     snprintf(path, sizeof path, "/proc/%d/status", (int)thread);
     FILE *status = fopen(path, "re");
     if (!status) return 0;

@@ -34,13 +34,12 @@ extension FileSystem {
     package var referencedInodes: [InodeNumber] { [.root] + inodes.referenced }
 
     /// FS_IOC_SHUTDOWN: everything is EIO from now on, and the image stays as a power cut would leave it. When it
-    /// returns, no more than data of writes in flight reaches the device.
-    package func shutDown(_ mode: ShutdownMode) {
+    /// returns, no more than data of writes in flight reaches the device. Throws when what the mode asks for could not
+    /// be made durable first; the volume is shut down all the same.
+    package func shutDown(_ mode: ShutdownMode) throws(Ext4Error) {
         volume.errors.shutDown("shut down by FS_IOC_SHUTDOWN, mode \(mode.rawValue)")
-        guard volume.journal?.shutDown(mode) == true else { return }
+        guard try volume.journal?.shutDown(mode) == true else { return }
         // As after a freeze. Should it fail, the next mount finds an empty log.
-        do throws(Ext4Error) {
-            try SuperBlockFile(device: volume.device).setNeedsRecovery(false, hasChecksums: volume.hasChecksums)
-        } catch {}
+        try SuperBlockFile(device: volume.device).setNeedsRecovery(false, hasChecksums: volume.hasChecksums)
     }
 }

@@ -8,9 +8,9 @@ struct FastCommitScan {
     private var reader: LogReader
 
     /// Far above what any tool makes (256 blocks as a rule), so that an image does not decide how much memory it takes.
-    private static let maximumByteCount = 64 << 20
-    /// How many blocks behind a bad commit are looked at for a valid one.
-    private static let searchLimit: UInt32 = 1024
+    private static let maximumByteCount = 16 << 20
+    /// How many blocks are read once more in search of a valid commit behind a bad one.
+    private static let searchLimit = 4096
 
     /// An area that is too large to be one is `.unsupported`.
     init(
@@ -42,18 +42,21 @@ struct FastCommitScan {
                 log.end = try isFollowed(position) ? .damaged(problem) : .torn(problem)
                 return log
             case .nothing(let problem):
-                // Behind the head of a commit that never ended, too.
-                if log.end == .clean, try isFollowed(position) { log.end = .damaged(problem) }
+                if try isFollowed(position) { log.end = .damaged(problem) }
                 return log
             }
         }
         return log
     }
 
-    /// Whether a valid commit of this transaction begins behind `position`.
+    /// Whether a valid commit of this transaction begins behind `position`. What is no commit at all ends at its first
+    /// record, so that the limit is for areas that are made to be searched without an end.
     private mutating func isFollowed(_ position: UInt32) throws(Ext4Error) -> Bool {
-        for next in (position + 1..<area.upperBound).prefix(Int(Self.searchLimit)) {
-            if case .commit = try find(at: next) { return true }
+        var left = area.count + Self.searchLimit
+        for next in position + 1..<max(area.upperBound, position + 1) where left > 0 {
+            let (finding, count) = try look(at: next)
+            if case .commit = finding { return true }
+            left -= count
         }
         return false
     }
@@ -68,17 +71,19 @@ struct FastCommitScan {
         case nothing(FastCommitLog.Problem)
     }
 
-    /// What begins at a block.
-    private mutating func find(at start: UInt32) throws(Ext4Error) -> Finding {
+    private mutating func find(at start: UInt32) throws(Ext4Error) -> Finding { try look(at: start).finding }
+
+    /// What begins at a block, and how many blocks that took.
+    private mutating func look(at start: UInt32) throws(Ext4Error) -> (finding: Finding, count: Int) {
         var walk = Walk(transaction: transaction, start: start, isFirst: start == area.lowerBound)
         for position in start..<area.upperBound {
             let finding = try reader.withBlock(position, limit: area.upperBound) { block throws(Ext4Error) in
                 walk.pass(block, at: position)
             }
-            if let finding { return finding }
+            if let finding { return (finding, Int(position - start) + 1) }
         }
-        return .nothing(
-            walk.problem ?? FastCommitLog.Problem(what: "no tail up to the end of the area", position: start))
+        let problem = walk.problem ?? FastCommitLog.Problem(what: "no tail up to the end of the area", position: start)
+        return (.nothing(problem), Int(area.upperBound - start))
     }
 
     /// The way through the records of one commit.

@@ -50,26 +50,31 @@ extension Journal {
     }
 
     /// Ends all writing as a power cut would, as FS_IOC_SHUTDOWN asks: when it returns nothing of the journal is under
-    /// way, and nothing is written any more, not even s_errno. Waiters and later callers get `.shutDown`. An error on
-    /// the way is no reason to go on. No handle of the calling thread is open. After an abort: what that left stays.
-    /// True when the log is empty and everything is home.
-    @discardableResult package func shutDown(_ mode: ShutdownMode) -> Bool {
-        var isEmpty = false
-        do throws(Ext4Error) {
-            switch mode {
-            case .atOnce: break
-            case .afterCommit: try commitNow()
-            case .afterFreeze:
-                try freeze()
-                isEmpty = true
+    /// way, and nothing is written any more, not even s_errno. Waiters and later callers get `.shutDown`. No handle of
+    /// the calling thread is open. After an abort, or another shutdown: what that left stays. True when the log is empty
+    /// and everything is home. Throws, with the journal shut down, when the mode could not be kept.
+    @discardableResult package func shutDown(_ mode: ShutdownMode) throws(Ext4Error) -> Bool {
+        var failure: Ext4Error?
+        if abortCause == nil {
+            do throws(Ext4Error) {
+                switch mode {
+                case .atOnce: break
+                case .afterCommit: try commitNow()
+                case .afterFreeze: try freeze()
+                }
+            } catch {
+                failure = error
             }
-        } catch {}
-        guard fail(.shutDown) else { return false }
-        superBlock.freeze()
-        checkpointer.stop()
+        }
+        let isFirst = fail(.shutDown)
+        if isFirst {
+            superBlock.freeze()
+            checkpointer.stop()
+        }
         commitGate.wait { isBusy -> Void? in isBusy ? nil : () }
         checkpointer.gate.wait { isBusy -> Void? in isBusy ? nil : () }
-        return isEmpty
+        if let failure { throw failure }
+        return isFirst && mode == .afterFreeze
     }
 
     /// Brings everything home and marks the log empty, while no new handle opens.

@@ -18,8 +18,12 @@ func serveIoctl(
     guard request.mayAdminister else { return request.fail(EPERM) }
     guard let number = request.callerWord(at: UInt64(UInt(bitPattern: argument))) else { return request.fail(EFAULT) }
     guard let mode = ShutdownMode(rawValue: number) else { return request.fail(EINVAL) }
-    request.session.shutDown(mode)
-    request.answerControl()
+    do throws(Ext4Error) {
+        try request.session.shutDown(mode)
+        request.answerControl()
+    } catch {
+        request.fail(error)
+    }
 }
 
 extension Request {

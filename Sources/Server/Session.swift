@@ -102,11 +102,11 @@ internal import Threads
     // MARK: Shutdown
 
     /// FS_IOC_SHUTDOWN. When it returns, nothing that the kernel remembers of the volume hides that it is gone.
-    func shutDown(_ mode: ShutdownMode) {
+    func shutDown(_ mode: ShutdownMode) throws(Ext4Error) {
         let isFirst = !fileSystem.isShutDown
-        fileSystem.shutDown(mode)
         // Other threads answer what the kernel asks meanwhile; so this is the work of one of them alone.
-        if isFirst { forgetCaches() }
+        defer { if isFirst { forgetCaches() } }
+        try fileSystem.shutDown(mode)
     }
 
     /// Makes the kernel ask again for everything: names, attributes and pages. Pages that it has not sent are lost.

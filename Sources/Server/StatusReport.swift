@@ -100,7 +100,7 @@ package struct StatusReport: Equatable, Sendable {
     package var text: String {
         fields.map { field in
             switch field.value {
-            case .text(let text): "\(field.name): \(text)\n"
+            case .text(let text): "\(field.name): \(PrintableText.of(Array(text.utf8)))\n"
             case .number(let number): "\(field.name): \(number)\n"
             case .truth(let truth): "\(field.name): \(truth ? "yes" : "no")\n"
             }

@@ -23,8 +23,8 @@ extension Report {
     /// A name that a directory gains or loses; `path` is the directory's.
     func nameChange(_ change: Change, path: [UInt8]?) {
         var line = Self.line(change, nil)
-        if let path { line.add("path", OwnerText.printable(path)) }
-        let place = path.map { " \(OwnerText.printable($0))" } ?? ""
+        if let path { line.add("path", PrintableText.of(path)) }
+        let place = path.map { " \(PrintableText.of($0))" } ?? ""
         say("\(Self.subject(change.subject))\(place): \(Self.text(change, isNew: false))", line)
     }
 
@@ -62,9 +62,9 @@ extension Report {
         let isMember = members.contains(change.field)
         switch (change.before, change.after) {
         case (.name(let name, let old), .name(_, let new)):
-            return "name \(OwnerText.printable(name)) is inode \(new), was \(old)"
-        case (nil, .name(let name, let inode)): return "name \(OwnerText.printable(name)) added (inode \(inode))"
-        case (.name(let name, let inode), nil): return "name \(OwnerText.printable(name)) removed (inode \(inode))"
+            return "name \(PrintableText.of(name)) is inode \(new), was \(old)"
+        case (nil, .name(let name, let inode)): return "name \(PrintableText.of(name)) added (inode \(inode))"
+        case (.name(let name, let inode), nil): return "name \(PrintableText.of(name)) removed (inode \(inode))"
         case (let old?, let new?):
             return isNew ? "\(change.field) \(text(new))" : "\(change.field) \(text(old)) -> \(text(new))"
         case (nil, let value?):
@@ -81,12 +81,12 @@ extension Report {
         case .mode(let mode): return "0" + String(mode, radix: 8)
         case .flags(let flags): return "0x" + String(flags, radix: 16)
         case .time(let time): return Report.time(time)
-        case .text(let bytes): return OwnerText.printable(bytes)
+        case .text(let bytes): return PrintableText.of(bytes)
         case .run(let first, let last): return first == last ? "\(first)" : "\(first)-\(last)"
         case .extent(let extent):
             let unwritten = extent.isUnwritten ? " unwritten" : ""
             return "\(extent.first.rawValue)-\(extent.end - 1) at \(extent.start.rawValue)\(unwritten)"
-        case .name(let name, let inode): return "\(OwnerText.printable(name)) (inode \(inode))"
+        case .name(let name, let inode): return "\(PrintableText.of(name)) (inode \(inode))"
         }
     }
 
@@ -99,7 +99,7 @@ extension Report {
         line.add("of", kind)
         line.add("number", number)
         line.add("field", change.field)
-        if case .name(let name, _) = change.before ?? change.after { line.add("name", OwnerText.printable(name)) }
+        if case .name(let name, _) = change.before ?? change.after { line.add("name", PrintableText.of(name)) }
         add("before", change.before, to: &line)
         add("after", change.after, to: &line)
         return line

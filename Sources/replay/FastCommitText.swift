@@ -93,7 +93,7 @@ extension Report {
     }
 
     private static func name(_ tag: String, _ name: FastCommitRecord.Name, _ line: inout JSONLine) -> String {
-        let shown = OwnerText.printable(name.bytes)
+        let shown = PrintableText.of(name.bytes)
         line.add("tag", tag)
         line.add("inode", name.inode.rawValue)
         line.add("parent", name.parent.rawValue)

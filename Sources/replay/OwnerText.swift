@@ -17,7 +17,7 @@ struct OwnerText {
         var text = (owner.isFormer ? "formerly " : "") + what
         if let group = owner.copyInGroup { text += " (copy in group \(group))" }
         if let inode = owner.inode { text += " of inode \(inode.rawValue)" }
-        if let path { text += " \(Self.printable(path))" }
+        if let path { text += " \(PrintableText.of(path))" }
         return text
     }
 
@@ -59,19 +59,6 @@ struct OwnerText {
         if let inode = found.inode { line.add("inode", inode.rawValue) }
         if let block = found.fileBlock { line.add("file_block", block.rawValue) }
         if let level = found.level { line.add("level", level) }
-        if let path = owner?.path { line.add("path", Self.printable(path)) }
-    }
-
-    /// A name as it can be shown on a terminal: control characters, backslashes and what is no UTF-8 as `\xNN`.
-    static func printable(_ bytes: [UInt8]) -> String {
-        func escaped(_ byte: UInt8) -> String { "\\x" + (byte < 16 ? "0" : "") + String(byte, radix: 16) }
-        guard let text = String(validating: bytes, as: UTF8.self) else {
-            return bytes.map { (0x20..<0x7F).contains($0) && $0 != 0x5C ? String(UnicodeScalar($0)) : escaped($0) }
-                .joined()
-        }
-        return text.unicodeScalars.map { scalar in
-            let isControl = scalar.properties.generalCategory == .control || scalar == "\\"
-            return isControl ? String(scalar).utf8.map(escaped).joined() : String(scalar)
-        }.joined()
+        if let path = owner?.path { line.add("path", PrintableText.of(path)) }
     }
 }

@@ -96,8 +96,15 @@ import Testing
         let (device, victim) = try damagedVolume(chosen == nil ? ["-e", "remount-ro"] : [])
         let system = try FileSystem.mount(on: device, options: options(chosen))
         let number = try create("earlier", in: system)
+        let open = try create("open", in: system)
+        _ = try system.write(open, at: 0, [UInt8](repeating: 1, count: 50_000).span.bytes)
+        try system.unlink(FileName(Array("open".utf8)), in: .root)
+        let free = system.statistics().freeBlocks
         touch(victim, system)
         #expect(system.isReadOnly)
+        // The last one who used it goes: it stays an orphan.
+        system.forget(open, count: 1)
+        #expect(system.statistics().freeBlocks == free)
         #expect(throws: Ext4Error.posix(30)) { _ = try create("later", in: system) }
         #expect(throws: Ext4Error.posix(30)) { _ = try system.write(number, at: 0, [1, 2].span.bytes) }
         #expect(try exists("earlier", in: system))
@@ -105,6 +112,7 @@ import Testing
         try system.unmount()
         #expect(try superBlock(device).errors.count == 1)
         let again = try FileSystem.mount(on: device, options: options())
+        #expect(again.statistics().freeBlocks > free)
         #expect(try exists("earlier", in: again) && !exists("later", in: again) && !again.isReadOnly)
         try again.unmount()
     }

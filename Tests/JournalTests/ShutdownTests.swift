@@ -18,13 +18,13 @@ import Threads
         try bench.fill(3, 3)
         try bench.journal.commitNow()
         try bench.fill(4, 4)
-        #expect(bench.journal.shutDown(mode) == (mode == .afterFreeze))
+        #expect(try bench.journal.shutDown(mode) == (mode == .afterFreeze))
         let events = trace.events.count
         #expect(throws: Ext4Error.shutDown) { try bench.fill(5, 5) }
         #expect(throws: Ext4Error.shutDown) { try bench.journal.sync() }
         #expect(throws: Ext4Error.shutDown) { try bench.journal.checkpointNow() }
         #expect(throws: Ext4Error.shutDown) { try bench.journal.close() }
-        #expect(!bench.journal.shutDown(mode))
+        #expect(try !bench.journal.shutDown(mode))
         #expect(trace.events.count == events)
 
         let log = try bench.log.readSuperBlock()
@@ -32,6 +32,19 @@ import Threads
         try Bench.recover(shape, memory)
         #expect(Bench.uniform(3, memory.bytes) == 3)
         #expect(Bench.uniform(4, memory.bytes) == (mode == .atOnce ? 0 : 4))
+    }
+
+    /// Who asks for a commit first, and cannot have it, is told; and the volume is shut down all the same.
+    @Test(arguments: [ShutdownMode.afterFreeze, .afterCommit]) func aModeThatCannotBeKeptSaysSo(_ mode: ShutdownMode)
+        throws
+    {
+        let memory = try MemoryDevice(Bench.format(Bench.Shape()))
+        let device = FaultyDevice(memory)
+        let bench = try Bench(on: device)
+        try bench.fill(4, 4)
+        device.arm(.init(.flush, ordinal: 1, isPersistent: true))
+        #expect(throws: Ext4Error.self) { try bench.journal.shutDown(mode) }
+        #expect(throws: Ext4Error.self) { try bench.fill(5, 5) }
     }
 
     /// Threads in the middle of their work end with EIO, none hangs, and the device gets nothing more.
@@ -47,7 +60,7 @@ import Threads
         inThreads(6) { index in
             if index == 0 {
                 while written.load(ordering: .relaxed) < 200 {}
-                bench.journal.shutDown(mode)
+                do throws(Ext4Error) { try bench.journal.shutDown(mode) } catch { wrong.add(1, ordering: .relaxed) }
                 return after.store(trace.events.count, ordering: .relaxed)
             }
             for round in 0..<1_000_000 {

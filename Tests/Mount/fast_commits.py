@@ -213,6 +213,52 @@ def nameless(base):
     return handle
 
 
+def save_atomically(base):
+    """A file is replaced by rename again and again, and only the last one is synced: Linux logs no making of those that
+    are gone by then, but their names."""
+    for number in range(4):
+        write(f"{base}/new", data(number, 4_000 + number), durable=False)
+        os.rename(f"{base}/new", f"{base}/old-1")
+    sync(f"{base}/old-1")
+    write(f"{base}/new", data(9, 5_000), durable=False)
+    os.rename(f"{base}/new", f"{base}/conf")
+    os.unlink(f"{base}/conf")
+    write(f"{base}/witness", b"w")
+
+
+def short_lived_unsynced(base):
+    """What was made and removed before anything was synced, some of it where something else had died."""
+    os.unlink(f"{base}/old-0")
+    os.mkdir(f"{base}/gone")
+    write(f"{base}/gone/x", b"x", durable=False)
+    write(f"{base}/gone/y", data(1, 5_000), durable=False)
+    os.rename(f"{base}/gone/y", f"{base}/saved")
+    os.unlink(f"{base}/gone/x")
+    os.rmdir(f"{base}/gone")
+    os.rmdir(f"{base}/empty")
+    write(f"{base}/brief", b"b", durable=False)
+    os.link(f"{base}/brief", f"{base}/dir/brief-too")
+    os.unlink(f"{base}/brief")
+    os.unlink(f"{base}/dir/brief-too")
+    write(f"{base}/witness", b"w")
+    sync(f"{base}/saved")
+
+
+def named_late(base):
+    """Files without a name, at numbers that are free or were somebody else's, which get their first one by linkat: before
+    the first fsync, and between two."""
+    for number, removed in enumerate((None, "old-0", "old-1")):
+        if removed:
+            os.unlink(f"{base}/{removed}")
+        handle = os.open(base, os.O_TMPFILE | os.O_RDWR, 0o600)
+        os.write(handle, data(number, 9_000))
+        if number != 1:
+            os.fsync(handle)
+        run("ln", "-L", f"/proc/{os.getpid()}/fd/{handle}", f"{base}/late-{number}")
+        os.fsync(handle)
+        os.close(handle)
+
+
 def mixture(base):
     choose = random.Random(f"{SEED}/mixture")
     names = [f"{base}/old-{number}" for number in range(6)]
@@ -243,7 +289,8 @@ def mixture(base):
 
 SCENARIOS = [create, make_directories, deep_tree, rename_within, rename_across, rename_over, link, unlink,
              unlink_and_reuse, short_lived, truncate, grow_directory, append, overwrite, sparse, punch, allocate,
-             symlinks, attributes, special_files, remove_directories, nameless, mixture]
+             symlinks, attributes, special_files, remove_directories, nameless, save_atomically,
+             short_lived_unsynced, named_late, mixture]
 # Linux 6.18 commits these in full: neither symlinks nor special files nor directories have fields in a fast commit.
 MAYBE_FULL = [symlinks, attributes, special_files]
 VOLUMES = {"4 KiB": ["-b", "4096"], "1 KiB": ["-b", "1024"],

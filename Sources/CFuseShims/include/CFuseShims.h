@@ -59,7 +59,8 @@ extern const unsigned long jext4_ms_rdonly, jext4_ms_nosuid, jext4_ms_nodev, jex
 int jext4_syncfs(int descriptor);
 /// The user of the process at the other end of a Unix socket; -1 and errno.
 int jext4_peer_user(int socket, uid_t *user);
-/// The effective capabilities of a thread, as the bits of capabilities(7); none when it is gone.
+/// The effective capabilities of a thread, as the bits of capabilities(7); none when it is gone or has a user namespace
+/// that is not ours.
 uint64_t jext4_capabilities(pid_t thread);
 /// Copies from the memory of a thread's process; false when that may not be read.
 bool jext4_read_memory(pid_t thread, uint64_t address, void *to, size_t count);

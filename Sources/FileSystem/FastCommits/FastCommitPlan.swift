@@ -6,18 +6,24 @@ final class FastCommitInode {
     let number: InodeNumber
     /// The inode as it is on disk; nil for one that the log makes.
     let base: Inode?
-    let type: FileType?
+    private(set) var type: FileType?
     /// Names on disk. A directory has one, whatever its link count.
     private let baseNameCount: Int
-    /// The fixed fields as the log last tells them; nil when it does not.
-    var record: InodeRecord?
+    /// The fixed fields as the log last tells them; nil when it does not. An inode with neither these nor a base was
+    /// made and removed within the log, which tells only some of its names.
+    private(set) var record: InodeRecord?
     var edits = RangeEdits()
     /// Of a directory: the names that differ from those on disk, before and after.
     var names: [FileName: (before: FastCommitInode?, after: FastCommitInode?)] = [:]
     /// Of a directory: where the log has put it.
     var parent: FastCommitInode?
+    /// Of a directory: names that were looked for on disk and are not there.
+    var missing: Set<FileName> = []
+    /// Of a directory that the log makes: known to hang on one that is there.
+    var isRooted = false
     /// Names that came less those that went.
-    var nameChange = 0
+    private(set) var nameChange = 0
+    private var wasNamed: Bool
 
     init(number: InodeNumber, base: Inode?, record: InodeRecord?) {
         self.number = number
@@ -26,10 +32,27 @@ final class FastCommitInode {
         let (mode, links) = base?.field { ($0.mode, Int($0.linkCount)) } ?? (record?.mode ?? 0, 0)
         type = FileType(mode: mode)
         baseNameCount = type == .directory ? min(links, 1) : links
+        wasNamed = baseNameCount > 0
     }
 
+    func addName() {
+        nameChange += 1
+        wasNamed = true
+    }
+    func dropName() { nameChange -= 1 }
+    /// It had a name, and has none any more.
+    var hasEnded: Bool { wasNamed && !isAlive }
+
     var isDirectory: Bool { type == .directory }
-    var generation: UInt32 { base?.generation ?? record?.generation ?? 0 }
+    var generation: UInt32? { base?.generation ?? record?.generation }
+
+    /// Later fields of the same life.
+    func tell(_ record: InodeRecord) throws(Ext4Error) {
+        guard FileType(mode: record.mode) == type else {
+            throw .corrupt("fast commit", where: "inode \(number.rawValue) changes its type")
+        }
+        self.record = record
+    }
 
     /// Names that lead to it in the end. Counted from the names themselves, so that the link counts are right whatever
     /// the log says of them.
@@ -50,10 +73,17 @@ struct FastCommitPlan {
     private var lives: [InodeNumber: [FastCommitInode]] = [:]
     /// In the order of their first mention, so that the same log is always carried out alike.
     private(set) var inodes: [FastCommitInode] = []
+    /// The fields that the log has yet to tell of each number, the next ones last.
+    private var upcoming: [InodeNumber: [InodeRecord]] = [:]
 
     /// `.corrupt` when the records contradict each other or the volume, `.unsupported` for what cannot be replayed.
     init(_ log: FastCommitLog, on fileSystem: FileSystem) throws(Ext4Error) {
         self.fileSystem = fileSystem
+        for record in log.records {
+            guard case .inode(let number, let bytes) = record else { continue }
+            upcoming[number, default: []].append(try decoded(bytes, number))
+        }
+        for number in upcoming.keys { upcoming[number]?.reverse() }
         for record in log.records { try take(record) }
         for inode in inodes {
             dropTail(of: inode)
@@ -79,7 +109,7 @@ struct FastCommitPlan {
 
     private mutating func take(_ record: FastCommitRecord) throws(Ext4Error) {
         switch record {
-        case .inode(let number, let bytes): try takeInode(number, bytes)
+        case .inode(let number, _): try takeInode(number)
         case .addRange(let number, let extent):
             guard extent.start.rawValue < volume.superBlock.blockCount,
                 UInt64(extent.count) <= volume.superBlock.blockCount - extent.start.rawValue
@@ -87,7 +117,8 @@ struct FastCommitPlan {
             if let inode = try mapped(number) { inode.edits.add(extent) }
         case .deleteRange(let number, let range):
             if let inode = try mapped(number) { inode.edits.remove(range) }
-        case .create(let name), .link(let name): try takeName(name)
+        case .create(let name): try takeName(name, isCreation: true)
+        case .link(let name): try takeName(name, isCreation: false)
         case .unlink(let name): try takeRemoval(name)
         case .pad, .tail, .head: break
         }
@@ -111,39 +142,48 @@ struct FastCommitPlan {
         inodes.append(inode)
     }
 
-    private mutating func known(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode {
-        guard let inode = try current(number) else { throw Self.corrupt("inode \(number.rawValue) is free") }
+    /// The life of a number that a name or a range is about.
+    ///
+    /// Linux tells a name or a range before the fields of its inode now and then, but for a creation, and leaves out the
+    /// making of what is gone again by the time of the commit, but not its other names. So where the last life has no
+    /// name, the fields that come next say whose record this is; and where none come, it may be about somebody gone.
+    private mutating func life(of number: InodeNumber, isCreation: Bool = false) throws(Ext4Error) -> FastCommitInode {
+        let current = try current(number)
+        if let current {
+            if current.isAlive || current.generation == nil { return current }
+            if isCreation && current.base == nil && !current.hasEnded { return current }
+        }
+        let next = upcoming[number]?.last
+        if let current, let next, current.generation == next.generation { return current }
+        if let current, next == nil, !current.hasEnded { return current }
+        let inode = FastCommitInode(number: number, base: nil, record: next)
+        add(inode)
         return inode
     }
 
-    private mutating func directory(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode {
-        let inode = try known(number)
+    /// Nil when the number is not, or no more, a directory: then its names are gone as well.
+    private mutating func directory(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode? {
+        guard let inode = try current(number), inode.isAlive, inode.generation != nil else { return nil }
         guard inode.isDirectory else { throw Self.corrupt("inode \(number.rawValue) is no directory") }
         return inode
     }
 
-    /// The inode whose mapping a range changes; nil for a directory.
+    /// The inode whose mapping a range changes; nil for a directory, and for what is gone.
     private mutating func mapped(_ number: InodeNumber) throws(Ext4Error) -> FastCommitInode? {
-        let inode = try known(number)
+        let inode = try life(of: number)
         switch inode.type {
-        case .directory: return nil
+        case .directory, nil: return nil
         case .regular, .symlink: return inode
         default: throw Self.corrupt("inode \(number.rawValue) has no blocks")
         }
     }
 
-    private mutating func takeInode(_ number: InodeNumber, _ bytes: [UInt8]) throws(Ext4Error) {
-        let record = try decoded(bytes, number)
+    private mutating func takeInode(_ number: InodeNumber) throws(Ext4Error) {
+        guard let record = upcoming[number]?.popLast() else { preconditionFailure("each was decoded before") }
         guard let inode = try current(number) else {
             return add(FastCommitInode(number: number, base: nil, record: record))
         }
-        guard inode.generation != record.generation else {
-            guard FileType(mode: record.mode) == inode.type else {
-                throw Self.corrupt("inode \(number.rawValue) changes its type")
-            }
-            inode.record = record
-            return
-        }
+        if inode.generation == record.generation { return try inode.tell(record) }
         guard !inode.isAlive else { throw Self.corrupt("inode \(number.rawValue) is reused while it has a name") }
         add(FastCommitInode(number: number, base: nil, record: record))
     }
@@ -161,9 +201,10 @@ struct FastCommitPlan {
 
     // MARK: Names
 
-    private mutating func takeName(_ name: FastCommitRecord.Name) throws(Ext4Error) {
-        let parent = try directory(name.parent), inode = try known(name.inode)
+    private mutating func takeName(_ name: FastCommitRecord.Name, isCreation: Bool) throws(Ext4Error) {
+        let inode = try life(of: name.inode, isCreation: isCreation)
         guard inode.number != .root else { throw Self.corrupt("a name for the root") }
+        guard let parent = try directory(name.parent) else { return }
         try set(try FileName(name.bytes), in: parent, to: inode)
         guard inode.isDirectory else { return }
         if let base = inode.base, try Directory(volume: volume, inode: base).parent() != parent.number {
@@ -174,8 +215,10 @@ struct FastCommitPlan {
 
     /// A name that is not there, or leads elsewhere by now, has been taken away already.
     private mutating func takeRemoval(_ name: FastCommitRecord.Name) throws(Ext4Error) {
-        let parent = try directory(name.parent), fileName = try FileName(name.bytes)
-        guard let inode = try target(of: fileName, in: parent), inode.number == name.inode else { return }
+        let fileName = try FileName(name.bytes)
+        guard let parent = try directory(name.parent),
+            let inode = try target(of: fileName, in: parent), inode.number == name.inode
+        else { return }
         try set(fileName, in: parent, to: nil)
     }
 
@@ -183,9 +226,11 @@ struct FastCommitPlan {
         of name: FileName, in directory: FastCommitInode
     ) throws(Ext4Error) -> FastCommitInode? {
         if let change = directory.names[name] { return change.after }
-        guard let base = directory.base,
-            let entry = try Directory(volume: volume, inode: base).lookup(name)
-        else { return nil }
+        guard let base = directory.base, !directory.missing.contains(name) else { return nil }
+        guard let entry = try Directory(volume: volume, inode: base).lookup(name) else {
+            directory.missing.insert(name)
+            return nil
+        }
         _ = try current(entry.inode)
         guard let first = lives[entry.inode]?.first, first.base != nil else {
             throw Self.corrupt("a name for inode \(entry.inode.rawValue), which is free")
@@ -198,8 +243,8 @@ struct FastCommitPlan {
     ) throws(Ext4Error) {
         let old = try target(of: name, in: directory)
         let before = directory.names[name].map { $0.before } ?? old
-        old?.nameChange -= 1
-        inode?.nameChange += 1
+        old?.dropName()
+        inode?.addName()
         directory.names[name] = (before, inode)
     }
 
@@ -243,11 +288,13 @@ struct FastCommitPlan {
         }
         guard inode.isDirectory else { return }
         // A directory that the log makes hangs on one that is there: no ring of new ones.
-        var above = inode.parent
-        for _ in 0...inodes.count {
-            guard let directory = above, directory.isAlive else { break }
-            if directory.base != nil { return }
-            above = directory.parent
+        var way = [inode]
+        while let above = way[way.count - 1].parent, above.isAlive, way.count <= inodes.count {
+            guard above.base == nil, !above.isRooted else {
+                for directory in way { directory.isRooted = true }
+                return
+            }
+            way.append(above)
         }
         throw Self.corrupt("\(place): a directory without a way to the root")
     }

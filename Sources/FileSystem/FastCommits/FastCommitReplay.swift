@@ -36,8 +36,22 @@ struct FastCommitReplay {
         }
         self.mappings = mappings
         try checkTargets()
-        for step in mappings.lazy.flatMap(\.steps) {
-            if let taken = step.taken { try fileSystem.volume.blocks.stage(exactly: taken) }
+        for mapping in mappings { try stage(mapping) }
+    }
+
+    private func stage(_ mapping: Mapping) throws(Ext4Error) {
+        for run in mapping.steps.compactMap(\.taken) {
+            do throws(Ext4Error) {
+                try volume.blocks.stage(exactly: run)
+            } catch {
+                guard case .corrupt = error else { throw error }
+                // With data=writeback Linux gives blocks out again before the transaction that freed them has committed.
+                throw .corrupt(
+                    "fast commit",
+                    where:
+                        "inode \(mapping.inode.number.rawValue) takes blocks in use, from \(run.start.rawValue) on; a log "
+                        + "written with data=writeback may say so, and only Linux replays that")
+            }
         }
     }
 

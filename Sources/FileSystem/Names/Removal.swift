@@ -86,6 +86,8 @@ extension FileSystem {
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             // Two threads may both have seen the last reference go.
             guard !inode.isDeleted, inode.field({ $0.linkCount }) == 0 else { return }
+            // Not into bitmaps that may be the damaged ones: it stays an orphan for a mount that can be trusted.
+            guard !volume.errors.isStopped else { throw .posix(Errno.readOnly) }
             let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
             defer { lease.release() }
             guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }

@@ -18,36 +18,55 @@ extension FileSystem {
         guard !mustHoldSuperBlock || plan.copies.contains(where: { $0.home == home }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
-        _ = try carryOut(plan, log: location.log, onto: device, options)
+        do throws(Ext4Error) {
+            _ = try carryOut(plan, log: location.log, onto: device, options)
+        } catch {
+            guard plan.hasFastCommits, readOnly else { throw error }
+            // A look at what full commits hold is better than none.
+            options.notify("the fast commits at the end of the log are not shown: \(error)")
+            try plan.apply(from: location.log, to: device)
+        }
     }
 
     /// Writes home what the plan has found, then replays the fast commits behind it, then marks the log empty.
     ///
     /// Fast commits become one transaction in the place of the one that they are a part of, with its sequence: until
     /// its commit block is on the medium they are valid, and from then on they are not. That they can be carried out
-    /// is tried in memory first, so that a log which contradicts its volume changes nothing.
+    /// is tried in memory first: a log which contradicts its volume changes nothing.
     static func carryOut(
         _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
         progress: RecoveryProgress.Handler? = nil
     ) throws(Ext4Error) -> ReplayCounters {
-        let counters = try plan.apply(from: log, to: device, progress: progress)
-        guard plan.hasFastCommits, let fastCommits = plan.fastCommits else {
-            if !plan.isEmpty { try plan.markEmpty(log) }
-            return counters
-        }
-        try plan.markContinued(log)
         let journalDevice = log.isJournalDevice ? log.device : nil
-        let trial = journalDevice.map { OverlayDevice(over: $0) }
-        try replay(fastCommits, onto: OverlayDevice(over: device), journalDevice: trial, options)
-        try replay(fastCommits, onto: device, journalDevice: journalDevice, options)
+        if plan.hasFastCommits {
+            let trial = OverlayDevice(over: plan.replayed(over: device, from: log))
+            let trialJournal = journalDevice.map { OverlayDevice(over: $0) }
+            do throws(Ext4Error) {
+                try replayFastCommits(of: plan, onto: trial, journalDevice: trialJournal, options)
+            } catch {
+                if case .io = error { throw error }
+                throw .refused(
+                    "the fast commits at the end of the log cannot be replayed (\(error)); 'jext4-replay apply --up-to "
+                        + "\(plan.endID.rawValue &- 1) IMAGE' applies all but them, Linux may replay them")
+            }
+        }
+        let counters = try plan.apply(from: log, to: device, progress: progress)
+        if plan.hasFastCommits {
+            try replayFastCommits(of: plan, onto: device, journalDevice: journalDevice, options)
+        } else if !plan.isEmpty {
+            try plan.markEmpty(log)
+        }
         return counters
     }
 
-    private static func replay(
-        _ log: FastCommitLog, onto device: any BlockDevice, journalDevice: (any BlockDevice)?, _ options: MountOptions
+    /// `device` holds what the full commits of the plan give.
+    private static func replayFastCommits(
+        of plan: RecoveryPlan, onto device: any BlockDevice, journalDevice: (any BlockDevice)?, _ options: MountOptions
     ) throws(Ext4Error) {
+        guard let log = plan.fastCommits else { return }
         let superBlock = try SuperBlockFile(device: device).decoded()
         try FeaturePolicy.check(superBlock, readOnly: false)
+        try plan.markContinued(JournalLocation(on: device, superBlock, journalDevice: journalDevice).log)
         let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
         let volume = try Volume(continuing: device, superBlock, location, options)
         let fileSystem = try FileSystem(checking: volume)
