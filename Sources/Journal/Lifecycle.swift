@@ -51,8 +51,8 @@ extension Journal {
 
     /// Ends all writing as a power cut would, as FS_IOC_SHUTDOWN asks: when it returns nothing of the journal is under
     /// way, and nothing is written any more, not even s_errno. Waiters and later callers get `.shutDown`. No handle of
-    /// the calling thread is open. After an abort, or another shutdown: what that left stays. True when the log is empty
-    /// and everything is home. Throws, with the journal shut down, when the mode could not be kept.
+    /// the calling thread is open. After an abort, or another shutdown: what that left stays. True when the log is
+    /// empty and everything is home. Throws, with the journal shut down, when the mode could not be kept.
     @discardableResult package func shutDown(_ mode: ShutdownMode) throws(Ext4Error) -> Bool {
         var failure: Ext4Error?
         if abortCause == nil {

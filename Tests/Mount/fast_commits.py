@@ -245,8 +245,8 @@ def short_lived_unsynced(base):
 
 
 def named_late(base):
-    """Files without a name, at numbers that are free or were somebody else's, which get their first one by linkat: before
-    the first fsync, and between two."""
+    """Files without a name, at numbers that are free or were somebody else's, which get their first one by linkat:
+    before the first fsync, and between two."""
     for number, removed in enumerate((None, "old-0", "old-1")):
         if removed:
             os.unlink(f"{base}/{removed}")

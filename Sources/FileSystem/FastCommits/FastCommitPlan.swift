@@ -144,9 +144,9 @@ struct FastCommitPlan {
 
     /// The life of a number that a name or a range is about.
     ///
-    /// Linux tells a name or a range before the fields of its inode now and then, but for a creation, and leaves out the
-    /// making of what is gone again by the time of the commit, but not its other names. So where the last life has no
-    /// name, the fields that come next say whose record this is; and where none come, it may be about somebody gone.
+    /// Linux tells a name or a range before the fields of its inode now and then, but for a creation, and leaves out
+    /// the making of what is gone again by the time of the commit, but not its other names. So where the last life has
+    /// no name, the fields that come next say whose record this is; and where none come, it may be of somebody gone.
     private mutating func life(of number: InodeNumber, isCreation: Bool = false) throws(Ext4Error) -> FastCommitInode {
         let current = try current(number)
         if let current {

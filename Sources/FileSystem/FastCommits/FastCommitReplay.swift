@@ -45,12 +45,9 @@ struct FastCommitReplay {
                 try volume.blocks.stage(exactly: run)
             } catch {
                 guard case .corrupt = error else { throw error }
-                // With data=writeback Linux gives blocks out again before the transaction that freed them has committed.
-                throw .corrupt(
-                    "fast commit",
-                    where:
-                        "inode \(mapping.inode.number.rawValue) takes blocks in use, from \(run.start.rawValue) on; a log "
-                        + "written with data=writeback may say so, and only Linux replays that")
+                // With data=writeback Linux gives blocks out again before the transaction that freed them commits.
+                let place = "inode \(mapping.inode.number.rawValue) takes blocks in use, from \(run.start.rawValue) on"
+                throw .corrupt("fast commit", where: "\(place); with data=writeback only Linux replays that")
             }
         }
     }

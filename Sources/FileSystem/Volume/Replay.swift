@@ -12,7 +12,9 @@ extension FileSystem {
         _ location: JournalLocation, onto device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions,
         readOnly: Bool, mustHoldSuperBlock: Bool
     ) throws(Ext4Error) {
-        let plan = try RecoveryPlan.scan(location.log, for: location.target)
+        var recovery = RecoveryOptions()
+        recovery.memoryByteCount = options.cacheByteCount
+        let plan = try RecoveryPlan.scan(location.log, for: location.target, options: recovery)
         guard !plan.isDamaged || readOnly else { throw .refused(plan.refusal) }
         let home = FSBlock(UInt64(SuperBlock.byteOffset / superBlock.blockByteCount))
         guard !mustHoldSuperBlock || plan.copies.contains(where: { $0.home == home }) else {
