@@ -44,10 +44,10 @@ let package = Package(
             name: "Offline", dependencies: ["Ext4Format", "BlockIO", "Journal", "FileSystem", "CLinux"],
             swiftSettings: strict),
         .target(
-            name: "CrashLab", dependencies: ["FileSystem", "CXXHash"], swiftSettings: strict),
+            name: "CrashLab", dependencies: ["FileSystem", "Journal", "CXXHash"], swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
-            name: "replay", dependencies: ["FileSystem", "Offline", arguments], swiftSettings: strict),
+            name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", arguments], swiftSettings: strict),
         .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),

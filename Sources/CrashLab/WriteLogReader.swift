@@ -99,6 +99,12 @@ package struct WriteLogReader {
         return entry
     }
 
+    /// The bytes of a write: as many as the entry says, which is never more than the log itself has.
+    package func payload(of entry: WriteLogEntry) throws(Ext4Error) -> [UInt8] {
+        guard !entry.flags.contains(.discard), entry.byteCount > 0 else { return [] }
+        return try Self.load(log, at: entry.payload, count: Int(entry.byteCount))
+    }
+
     /// Does to `target` what the entry did to the logged device. A range past the end of `target` is refused before
     /// anything is changed. What a discard leaves is up to `target`; an `OverlayDevice` reads zeros.
     package func apply(_ entry: WriteLogEntry, onto target: any BlockDevice) throws(Ext4Error) {
