@@ -4,8 +4,8 @@ internal import Glibc
 internal import Synchronization
 internal import Threads
 
-/// Answers `jext4 status`, `jext4 sync` and `jext4 umount` of one mount. Only the user who mounted, and root, are
-/// heard.
+/// Answers `jext4 status`, `jext4 sync`, `jext4 mark` and `jext4 umount` of one mount. Only the user who mounted, and
+/// root, are heard.
 package final class ControlServer: Sendable {
     private let path: String
     private let listener: CInt
@@ -50,7 +50,7 @@ package final class ControlServer: Sendable {
             return
         }
         ControlSocket.limitWaiting(peer, seconds: 5)
-        guard let line = ControlSocket.readLine(peer), let command = ControlSocket.Command(rawValue: line) else {
+        guard let line = ControlSocket.readLine(peer), let command = ControlSocket.Command(line: line) else {
             ControlSocket.send("\(ControlSocket.failure)unknown command\n", to: peer)
             close(peer)
             return

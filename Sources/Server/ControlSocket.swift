@@ -7,12 +7,41 @@ internal import Glibc
 /// A client sends one line and reads until the end: "ok" and a newline before what it asked for, or "error" and why
 /// not. For "wait" the first line comes at once and the second, the outcome of the unmount, when the volume is closed.
 package enum ControlSocket {
-    package enum Command: String, Sendable {
+    package enum Command: Equatable, Sendable {
         case status
-        case statusJSON = "status-json"
+        case statusJSON
         case sync
         case wait
+        /// Puts a mark with this label into the log of `-o record=LOG`.
+        case mark(String)
+
+        private static var marking: String { "mark " }
+
+        init?(line: String) {
+            switch line {
+            case "status": self = .status
+            case "status-json": self = .statusJSON
+            case "sync": self = .sync
+            case "wait": self = .wait
+            default:
+                guard line.hasPrefix(Self.marking), line.utf8.count > Self.marking.utf8.count else { return nil }
+                self = .mark(String(line.dropFirst(Self.marking.count)))
+            }
+        }
+
+        var line: String {
+            switch self {
+            case .status: "status"
+            case .statusJSON: "status-json"
+            case .sync: "sync"
+            case .wait: "wait"
+            case .mark(let label): Self.marking + label
+            }
+        }
     }
+
+    /// The longest label of a mark, in bytes: what a header of 512 bytes has room for.
+    package static var labelLimit: Int { 479 }
 
     static var success: String { "ok\n" }
     static var failure: String { "error " }
@@ -89,11 +118,11 @@ package enum ControlSocket {
         return true
     }
 
-    /// One line without its end, of at most 64 bytes. Nil when there is none.
+    /// One line without its end, of at most 512 bytes. Nil when there is none.
     static func readLine(_ descriptor: CInt) -> String? {
         var line: [UInt8] = []
         var byte: UInt8 = 0
-        while line.count <= 64 {
+        while line.count <= 512 {
             let count = unsafe read(descriptor, &byte, 1)
             if count < 0 && errno == EINTR { continue }
             guard count == 1 else { return nil }

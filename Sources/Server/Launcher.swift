@@ -188,6 +188,9 @@ final class ServedMount: Sendable {
     ) throws(Ext4Error) -> String {
         switch command {
         case .wait: return ""
+        case .mark(let label):
+            try session.volume.mark(label)
+            return ""
         case .sync:
             try session.volume.use { fileSystem throws(Ext4Error) in try fileSystem.syncAll() }
             return ""

@@ -23,6 +23,16 @@ package struct MountClient {
         try ask(json ? .statusJSON : .status, connect())
     }
 
+    /// Puts a mark into the log that the mount records. `.refused` without one, and for a label that is empty, longer
+    /// than 479 bytes or has a newline or a NUL.
+    package func mark(_ label: String) throws(Ext4Error) {
+        let count = label.utf8.count
+        guard count >= 1, count <= ControlSocket.labelLimit, !label.utf8.contains(where: { $0 == 10 || $0 == 0 }) else {
+            throw .refused("a mark is one line of 1 to \(ControlSocket.labelLimit) bytes")
+        }
+        _ = try ask(.mark(label), connect())
+    }
+
     /// Everything that was written before is on the device when it returns.
     package func sync() throws(Ext4Error) {
         // The kernel brings its own dirty pages to the server first, and on a block mount has the server sync as well.
@@ -65,7 +75,7 @@ package struct MountClient {
     /// Asks to be told of the end; what is returned goes to `outcome`.
     package func enlist() throws(Ext4Error) -> CInt {
         let server = try connect()
-        guard ControlSocket.send("\(ControlSocket.Command.wait.rawValue)\n", to: server),
+        guard ControlSocket.send("\(ControlSocket.Command.wait.line)\n", to: server),
             ControlSocket.readLine(server) == "ok"
         else {
             close(server)
@@ -102,7 +112,7 @@ package struct MountClient {
 
     private func ask(_ command: ControlSocket.Command, _ server: CInt) throws(Ext4Error) -> String {
         defer { close(server) }
-        ControlSocket.send("\(command.rawValue)\n", to: server)
+        ControlSocket.send("\(command.line)\n", to: server)
         let said = String(decoding: readAll(server), as: UTF8.self)
         guard said.hasPrefix(ControlSocket.success) else { throw Self.failure(said, "the server does not answer") }
         return String(said.dropFirst(ControlSocket.success.count))

@@ -40,6 +40,13 @@ package final class MountedVolume: Sendable {
         }
     }
 
+    /// Puts a mark into the log of `-o record=LOG`, right here: what is not flushed comes behind it. `.refused` without
+    /// a log, and once the volume is being closed.
+    func mark(_ label: String) throws(Ext4Error) {
+        guard let recording else { throw .refused("nothing is recorded here: mount with -o record=LOG") }
+        try use { _ in recording.device.mark(label) }
+    }
+
     /// Brings everything to the device, then lets go of the image. A later call waits for the first, and gives the
     /// same.
     @discardableResult package func close() -> Ext4Error? {

@@ -7,7 +7,7 @@ internal import Server
 struct Command: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "jext4", abstract: "Mount ext4 images and disks in user space, with a journal.",
-        version: Product.version, subcommands: [Mount.self, Umount.self, Sync.self, Status.self])
+        version: Product.version, subcommands: [Mount.self, Umount.self, Sync.self, Status.self, Mark.self])
 }
 
 /// What the commands exit with beside 0; 64 is a command line that makes no sense.
@@ -94,5 +94,20 @@ struct Status: ParsableCommand {
         Failure.orExit(Failure.other) { () throws(Ext4Error) in
             print(try MountClient(directory).status(json: isJSON), terminator: "")
         }
+    }
+}
+
+struct Mark: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Put a mark into the log of a mount with -o record=LOG.",
+        discussion: "The mark comes behind all that is durable by now. See docs/RECORDING.md.")
+
+    @Argument(help: ArgumentHelp("Where it is mounted.", valueName: "dir"), completion: .directory)
+    var directory: String
+    @Argument(help: ArgumentHelp("One line of 1 to 479 bytes.", valueName: "label"))
+    var label: String
+
+    func run() {
+        Failure.orExit(Failure.other) { () throws(Ext4Error) in try MountClient(directory).mark(label) }
     }
 }

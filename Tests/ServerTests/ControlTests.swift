@@ -19,6 +19,9 @@ import Testing
                 case .statusJSON: return "{\"blocks\":7}\n"
                 case .sync: throw .corrupt("inode", where: "block 9")
                 case .wait: return ""
+                case .mark(let label):
+                    guard label == "a mark: 1" else { throw .refused("another label: \(label)") }
+                    return ""
                 }
             })
         server.start()
@@ -31,6 +34,18 @@ import Testing
         let client = MountClient(record: record)
         #expect(try client.status(json: false) == "blocks: 7\n")
         #expect(try client.status(json: true) == "{\"blocks\":7}\n")
+        server.finish(nil)
+    }
+
+    /// A label is anything on one line; another command must not come out of it.
+    @Test func marksComeThroughWhole() throws {
+        let server = try server()
+        let client = MountClient(record: record)
+        try client.mark("a mark: 1")
+        #expect(throws: Ext4Error.self) { try client.mark("another") }
+        for label in ["", "two\nlines", String(repeating: "x", count: 480)] {
+            #expect(throws: Ext4Error.self) { try client.mark(label) }
+        }
         server.finish(nil)
     }
 

@@ -70,6 +70,22 @@ private var jext4: String {
         #expect(run([jext4, "umount", mount]) == 0)
     }
 
+    /// A suite that marks the log of dm-log-writes, by dmsetup, marks that of the mount.
+    @Test func marksReachTheLog() throws {
+        defer { cleanUp() }
+        let log = "\(folder)/log"
+        try #require(run([jext4, "mount", "-o", "record=\(log)", image, mount]) == 0)
+        #expect(run([jext4, "mark", mount, "by hand"]) == 0)
+        let script = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined() + "/scripts/dmsetup-marks"
+        let settings = ["env", "JEXT4=\(jext4)", "JEXT4_DIR=\(mount)"]
+        #expect(run(settings + [script, "message", "dev", "0", "mark", "by dmsetup"]) == 0)
+        #expect(run([jext4, "umount", mount]) == 0)
+        #expect(run(["grep", "-qaF", "by hand", log]) == 0 && run(["grep", "-qaF", "by dmsetup", log]) == 0)
+        try #require(run([jext4, "mount", image, mount]) == 0)
+        #expect(run([jext4, "mark", mount, "nowhere"]) == 1)
+        #expect(run([jext4, "umount", mount]) == 0)
+    }
+
     /// Two servers on one image would destroy it.
     @Test func anImageInUseIsRefused() throws {
         defer { cleanUp() }
