@@ -6,9 +6,9 @@ internal import FileSystem
 /// `ProtocolRule`. It enumerates no crash states: one pass tells what made a bad one possible.
 ///
 /// A volume is followed while its super block says needs_recovery, which is while it is mounted for writing; what
-/// mke2fs or e2fsck write at other times is their matter. A journal on a device of its own is not followed. Fast commits are
-/// let pass and not looked into, and so are checksums v1. Of data=ordered it does not see which data belongs to a
-/// transaction.
+/// mke2fs or e2fsck write at other times is their matter. A journal on a device of its own is not followed. Fast
+/// commits are let pass and not looked into, and so are checksums v1. Of data=ordered it does not see which data
+/// belongs to a transaction.
 ///
 /// Memory: what the log writes, twice, and the transactions that are in the journal at a time.
 package struct ProtocolLinter {

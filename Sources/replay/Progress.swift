@@ -6,7 +6,7 @@ internal import Synchronization
 /// it has taken a while; elsewhere, if wanted, in a line for every tenth.
 final class Progress: Sendable {
     private struct State {
-        var phase: RecoveryProgress.Phase?
+        var phase: String?
         var tenth = -1
         var shown: ContinuousClock.Instant?
     }
@@ -28,23 +28,32 @@ final class Progress: Sendable {
     var handler: RecoveryProgress.Handler { { self.show($0) } }
 
     private func show(_ progress: RecoveryProgress) {
+        show("\(progress.phase)", done: progress.done, total: progress.total, Self.text(progress))
+    }
+
+    /// `phase` is what is being done, and to what: "checking, entry".
+    func show(_ phase: String, done: Int, total: Int) {
+        show(phase, done: done, total: total, "jext4-replay: \(phase) \(done) of \(total)")
+    }
+
+    private func show(_ phase: String, done: Int, total: Int, _ text: @autoclosure () -> String) {
         let now = ContinuousClock.now
         let isDue = state.withLock { state in
-            let isNew = state.phase != progress.phase
+            let isNew = state.phase != phase
             if isTerminal {
                 guard isForced || now - start >= Self.patience else { return false }
                 guard isNew || state.shown.map({ now - $0 >= Self.interval }) ?? true else { return false }
             } else {
-                let tenth = progress.total > 0 ? progress.done * 10 / progress.total : 10
+                let tenth = total > 0 ? done * 10 / total : 10
                 guard isNew || tenth > state.tenth else { return false }
                 state.tenth = tenth
             }
-            state.phase = progress.phase
+            state.phase = phase
             state.shown = now
             return true
         }
         if isDue {
-            Output.write(isTerminal ? "\r\u{1B}[K\(Self.text(progress))" : Self.text(progress) + "\n", toErrors: true)
+            Output.write(isTerminal ? "\r\u{1B}[K\(text())" : text() + "\n", toErrors: true)
         }
     }
 

@@ -1,0 +1,78 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import Foundation
+import Testing
+
+/// jext4-replay log, as others call it.
+@Suite struct LogCommandTests {
+    /// Sector n of three holds n; each write is flushed and marked. The second is a write through to the medium.
+    private static func log() throws -> ImageFile {
+        let file = ImageFile()
+        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
+        for step in 1...3 {
+            let bytes = [UInt8](repeating: UInt8(step), count: 512)
+            let mode: WriteMode = step == 2 ? .throughToMedia : .cached
+            let write = DeviceRequest.write(offset: UInt64(step) * 512, bytes: bytes, mode: mode)
+            writer.completed(writer.submitted(write), succeeded: true)
+            writer.completed(writer.submitted(.flush), succeeded: true)
+            writer.marked("step \(step)")
+        }
+        try writer.close()
+        return file
+    }
+
+    @Test func infoAndShowSayWhatTheLogHolds() throws {
+        let log = try Self.log()
+        let info = try replay("log", "info", "--json", log.path)
+        #expect(info.status == 0 && info.output.contains("\"entries\":10,\"writes\":3,\"flushes\":3,\"fuas\":1"))
+        #expect(info.output.contains("[\"step 1\",\"step 2\",\"step 3\",\"dm-log-writes-end\"],\"problems\":[]"))
+        let show = try replay("log", "show", log.path)
+        let lines = "0 write 512 bytes at 512\n1 flush\n2 mark step 1\n3 fua 512"
+        #expect(show.status == 0 && show.output.hasPrefix(lines))
+        #expect(try replay("log", "info", "/dev/null").status == 8)
+    }
+
+    @Test func applyStopsWhereItIsTold() throws {
+        let log = try Self.log()
+        for (words, last) in [
+            (["--to-entry", "2"], 1), (["--to-mark", "step 2"], 2), (["--next-fua"], 2), ([], 3),
+        ] {
+            let image = ImageFile()
+            try Data(repeating: 0, count: 4096).write(to: URL(fileURLWithPath: image.path))
+            #expect(try replay(["log", "apply"] + words + [log.path, image.path]).status == 1)
+            let bytes = try Data(contentsOf: URL(fileURLWithPath: image.path))
+            #expect((1...3).map { bytes[$0 * 512] } == (1...3).map { $0 <= last ? UInt8($0) : 0 }, "\(words)")
+        }
+        let image = ImageFile()
+        try Data(repeating: 0, count: 4096).write(to: URL(fileURLWithPath: image.path))
+        #expect(try replay("log", "apply", "--to-mark", "none", log.path, image.path).status == 8)
+        #expect(try replay("log", "apply", "--to-entry", "1", "--next-fua", log.path, image.path).status == 16)
+    }
+
+    /// What one check writes must not reach the next, and one that was killed has not approved of anything.
+    @Test func eachCheckGetsAFreshCopyAndMayNotDie() throws {
+        let log = try Self.log()
+        let isFresh = "test \"$(od -An -tu1 -j2048 -N1 {} | tr -d ' ')\" = 0"
+        let script = isFresh + " && printf x | dd of={} seek=2048 bs=1 conv=notrunc"
+        let good = try replay("log", "check", "--each", "flush", "--json", log.path, "--", "sh", "-c", script)
+        #expect(good.status == 0 && good.output.contains("{\"type\":\"checked\",\"checks\":3,\"failures\":0}"))
+        let killed = try replay(
+            "log", "check", "--each", "entry", "--keep-going", "--json", log.path,
+            "--", "sh", "-c", "kill -SEGV $$; : {}")
+        #expect(killed.status == 4 && killed.output.contains("\"entry\":0,\"status\":null,\"signal\":11}"))
+        #expect(killed.output.contains("\"checks\":6,\"failures\":6"))
+        let fua = ["log", "check", "--each", "fua"]
+        let one = try replay(fua + ["--from-mark", "step 1", log.path, "--", "test", "!", "-f", "{}"])
+        #expect(one.status == 4 && one.output.hasSuffix("1 checks, 1 failures\n"))
+        #expect(try replay(fua + [log.path, "--", "true"]).status == 16)
+        #expect(try replay(fua + ["--from-mark", "no", log.path, "--", "true", "{}"]).status == 8)
+    }
+
+    /// A log of a disk that is no volume breaks no rule.
+    @Test func lintAnswersByItsStatus() throws {
+        let log = try Self.log()
+        let result = try replay("log", "lint", log.path)
+        #expect(result.status == 0 && result.output == "0 transactions, 0 breaches\n")
+    }
+}
