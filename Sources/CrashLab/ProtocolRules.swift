@@ -1,5 +1,6 @@
 /// What a journaling file system must keep to so that a power cut at any moment leaves a volume that recovery puts
-/// right. The numbers are those that reports show: I1 ... I12.
+/// right. The numbers are those that reports show: I1 ... I12. docs/jext4-replay.md says what a write log can show of
+/// each.
 package enum ProtocolRule: Int, CaseIterable, Sendable {
     case commitAfterFlush = 1
     case homeAfterCommit
@@ -16,6 +17,7 @@ package enum ProtocolRule: Int, CaseIterable, Sendable {
 
     package var id: String { "I\(rawValue)" }
 
+    /// What must hold.
     package var text: String {
         switch self {
         case .commitAfterFlush: "a commit block is submitted when all else of its transaction is durable"
@@ -30,25 +32,6 @@ package enum ProtocolRule: Int, CaseIterable, Sendable {
         case .stableContent: "what is in the log is what its checksums were computed from"
         case .noOverlap: "writes that overlap are not in flight together"
         case .stopAfterFailure: "nothing is committed, and no tail moves, after a write or flush of the journal failed"
-        }
-    }
-
-    package enum Evidence: String, Sendable {
-        /// A write log shows every breach that a native trace shows.
-        case full
-        /// A write log has only the order in which writes became durable: what was submitted too early and became
-        /// durable late enough does not show.
-        case orderOnly = "order only"
-        /// Needs submissions, completions and failures, which a write log does not have.
-        case none
-    }
-
-    /// What a dm-log-writes log can show of a breach.
-    package var evidenceInWriteLog: Evidence {
-        switch self {
-        case .logReuseAfterTail, .sequence, .justifiedHome, .stableContent: .full
-        case .noOverlap, .stopAfterFailure: .none
-        default: .orderOnly
         }
     }
 }

@@ -44,6 +44,9 @@ struct LogLint: ParsableCommand {
             line.add("violations", violations.count)
             Output.write(line.text)
         } else {
+            for rule in ProtocolRule.allCases where violations.contains(where: { $0.rule == rule }) {
+                Output.write("\(rule.id) says: \(rule.text)\n")
+            }
             Output.write("\(transactions) transactions, \(violations.count) breaches\n")
         }
         if !violations.isEmpty { throw Status(Status.damaged) }
