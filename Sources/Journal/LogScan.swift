@@ -4,7 +4,8 @@ package import Ext4Format
 ///
 /// A bad block does not say by itself whether the log ends there or was damaged there. So at the stop the scan looks
 /// ahead for a valid commit with a sequence from the expected one on: there is none behind a real end, because a commit
-/// is written only when everything before it is on the medium.
+/// is written only when everything before it is on the medium. An asynchronous commit waits for the transactions before
+/// its own alone: there a torn transaction may have its commit block.
 struct LogScan {
     private let format: JournalFormat
     private let geometry: LogGeometry
@@ -212,7 +213,7 @@ struct LogScan {
         current?.commit = position
         current?.time = time
         // With asynchronous commits the commit block may overtake what it commits: a bad transaction may be the end.
-        if format.isAsync, damage == nil, let found = current?.problem { return found }
+        if format.isAsync, damage == nil, let found = current?.problem, found.kind.isTear { return found }
         if let lastTime, time < lastTime, plan.timeRunsBackwards == nil { plan.timeRunsBackwards = expected }
         lastTime = time
         self.hasSeenPayload = hasSeenPayload || format.checksums == .v1
@@ -286,7 +287,7 @@ struct LogScan {
         var stop = stop
         let last = takeCurrent()
         for place in places { kept.release(place) }
-        let ahead = try lookAhead(from: stop.position)
+        let ahead = try lookAhead(from: stop)
         if ahead.isLeftover && ahead.newestCommit == nil {
             stop = RecoveryPlan.Problem(kind: .leftover, position: stop.position)
         }
@@ -326,21 +327,22 @@ struct LogScan {
     /// A transaction has a descriptor at least every `tagsPerDescriptor` blocks. So where for several times that many,
     /// and for some MiB, no header of a transaction from the expected one on is seen, none was ever written, unless the
     /// damage is that wide. No transaction takes half the log, so half the log is far enough in any case.
-    private mutating func lookAhead(from stop: UInt32) throws(Ext4Error) -> Outlook {
+    private mutating func lookAhead(from stop: RecoveryPlan.Problem) throws(Ext4Error) -> Outlook {
         let span = geometry.count
         let patience = max(3 * (format.tagsPerDescriptor + 1), Self.patienceByteCount / format.blockByteCount)
         var outlook = Outlook()
-        var at = stop
+        var at = stop.position
         var quiet = 0
+        let mayOvertake = format.isAsync && stop.kind.isTear
         // The block at the stop itself counts when it is of a later transaction.
         for _ in 0..<span / 2 + 2 where quiet <= patience {
             let sight = try sightAhead(at)
             quiet = sight == .nothing ? quiet + 1 : 0
             switch sight {
             case .leftover: outlook.isLeftover = true
-            case .commit(let id):
+            case .commit(let id) where !mayOvertake || id != expected:
                 if outlook.newestCommit.map({ id.isNewer(than: $0) }) ?? true { outlook.newestCommit = id }
-            case .nothing, .block: break
+            case .nothing, .block, .commit: break
             }
             at = geometry.advance(at, by: 1)
         }
@@ -380,7 +382,7 @@ struct LogScan {
 
 /// What a log is replayed into.
 package struct ReplayTarget: Sendable {
-    /// Blocks of the volume: a tag past it is damage.
+    /// Blocks of the volume's device: a tag past it is damage. Not those of the volume: the log may enlarge it.
     package let blockCount: UInt64
     /// The log lies on the volume's own device, so that its blocks are no homes.
     package let sharesDeviceWithLog: Bool

@@ -75,6 +75,16 @@ package struct RecoveryPlan: Sendable {
             case leftover = "a block left over from an earlier use of the log"
             /// The log goes round without an end.
             case endless = "a log longer than its area"
+
+            /// Whether a write that did not reach the medium looks like this.
+            var isTear: Bool {
+                switch self {
+                case .descriptorChecksum, .revokeChecksum, .commitChecksum, .payloadChecksum, .blockChecksum, .noBlock,
+                    .olderBlock:
+                    true
+                case .revokeCount, .homePastEnd, .homeInLog, .blockType, .laterBlock, .leftover, .endless: false
+                }
+            }
         }
         package let kind: Kind
         /// The log block where it was found.

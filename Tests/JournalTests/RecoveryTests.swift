@@ -156,15 +156,17 @@ private struct ShortLog {
     private let shape = Bench.Shape()
     private let device: MemoryDevice
     private let log: LogArea
+    private let format: LogAuthor.Format
     static let block = LogAuthor.Item(home: 6, content: [UInt8](repeating: 2, count: 1024))
 
-    init() throws {
+    init(_ format: LogAuthor.Format = LogAuthor.Format()) throws {
+        self.format = format
         device = try MemoryDevice(Bench.format(shape))
         log = try LogArea(device: device, blockByteCount: 1024, runs: shape.runs)
     }
 
     func plan(_ write: (inout LogAuthor) -> Void = { _ in }) throws -> RecoveryPlan {
-        var author = LogAuthor(LogAuthor.Format(), end: 64, sequence: 10)
+        var author = LogAuthor(format, end: 64, sequence: 10)
         author.log([LogAuthor.Item(home: 5, content: [UInt8](repeating: 1, count: 1024))])
         author.commit(at: 1_700_000_000)
         write(&author)
@@ -174,7 +176,7 @@ private struct ShortLog {
 
     /// Puts a transaction of another time at block 4.
     func graft(_ sequence: UInt32, at seconds: UInt64, uuid: [UInt8] = Array(1...16)) throws {
-        var author = LogAuthor(LogAuthor.Format(), end: 64, start: 4, sequence: sequence, uuid: uuid)
+        var author = LogAuthor(format, end: 64, start: 4, sequence: sequence, uuid: uuid)
         author.log([Self.block])
         author.commit(at: seconds)
         for (position, bytes) in author.blocks { try log.write(bytes.span.bytes, at: position, mode: .cached) }
@@ -221,4 +223,52 @@ private struct ShortLog {
     }
     #expect(plan.end == .clean && plan.transactions.count == 2)
     #expect(plan.timeRunsBackwards == TransactionID(11))
+}
+
+/// An asynchronous commit block that reached the medium before what it commits is a torn end.
+@Test(arguments: [JournalFormat.ChecksumKind.v1, .v2, .v3])
+func aCommitThatOvertookItsBlocksEndsTheLog(_ kind: JournalFormat.ChecksumKind) throws {
+    // Nobody waits between the two then: every power cut in a commit would make the volume refuse to mount.
+    func log(isAsync: Bool = true) throws -> ShortLog {
+        try ShortLog(LogAuthor.Format(checksums: kind, isAsync: isAsync))
+    }
+    func write(_ author: inout LogAuthor) {
+        author.log([ShortLog.block])
+        author.replaceLast { $0[600] ^= 1 }
+        author.commit()
+    }
+    let torn = try log().plan(write)
+    let problem =
+        kind == .v1
+        ? RecoveryPlan.Problem(kind: .payloadChecksum, position: 6)
+        : RecoveryPlan.Problem(kind: .blockChecksum, position: 5)
+    #expect(torn.end == .torn(problem) && torn.transactions.map(\.id) == [TransactionID(10)])
+    // The commit block that is there must not come to life again.
+    #expect(torn.nextSequence == TransactionID(12))
+
+    // The next transaction is committed when this one is on the medium.
+    let damaged = try log().plan { author in
+        write(&author)
+        author.log([ShortLog.block])
+        author.commit()
+    }
+    #expect(damaged.end == .damaged(problem, laterCommit: TransactionID(12)) && damaged.transactions.count == 1)
+
+    // Of what was overtaken the descriptor is missing too.
+    let headless = try log().plan { author in
+        author.log([])
+        author.replaceLast { $0 = [UInt8](repeating: 0, count: 1024) }
+        write(&author)
+    }
+    #expect(!headless.isDamaged && headless.transactions.count == 1 && headless.nextSequence == TransactionID(12))
+
+    // A home past the end has reached the medium as it is.
+    let misled = try log().plan { author in
+        author.log([LogAuthor.Item(home: 600, content: ShortLog.block.content)])
+        author.commit()
+    }
+    #expect(misled.isDamaged)
+
+    // Where a commit waits for its blocks the same is damage.
+    #expect(try log(isAsync: false).plan(write).isDamaged)
 }
