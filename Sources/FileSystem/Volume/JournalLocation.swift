@@ -28,12 +28,14 @@ package struct JournalLocation: Sendable {
                     "the journal lies on another device: name it with -o journal_dev=PATH, or --journal PATH for"
                         + " jext4-replay")
             }
-            try self.init(external: journalDevice, superBlock)
+            try self.init(external: journalDevice, of: device, superBlock)
         }
     }
 
     /// A journal device belongs to one volume, and each names the UUID of the other.
-    private init(external device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
+    private init(
+        external device: any BlockDevice, of volume: any BlockDevice, _ superBlock: SuperBlock
+    ) throws(Ext4Error) {
         guard device.byteCount >= UInt64(SuperBlock.byteOffset + SuperBlock.byteCount) else {
             throw .refused("not an ext4 journal device (\(device.byteCount) bytes are too few)")
         }
@@ -52,7 +54,7 @@ package struct JournalLocation: Sendable {
         guard self.superBlock.userCount == 1, self.superBlock.firstUser == superBlock.uuid else {
             throw .refused("the journal device is in use by another volume, or by several")
         }
-        target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: false)
+        target = ReplayTarget(volume, superBlock, sharesDeviceWithLog: false)
         runs = []
     }
 
@@ -85,7 +87,7 @@ package struct JournalLocation: Sendable {
         self.runs = runs.map { BlockRun(start: $0.start, count: $0.count) }
         log = try LogArea(device: device, blockByteCount: superBlock.blockByteCount, runs: runs)
         self.superBlock = try log.readSuperBlock()
-        target = ReplayTarget(blockCount: superBlock.blockCount, sharesDeviceWithLog: true)
+        target = ReplayTarget(device, superBlock, sharesDeviceWithLog: true)
     }
 
     /// So that an image does not decide how much memory its journal's map takes.
@@ -93,6 +95,14 @@ package struct JournalLocation: Sendable {
     private static let maximumRuns = 1 << 16
     /// `JBD2_MIN_JOURNAL_BLOCKS`.
     private static let minimumBlocks: UInt64 = 1024
+}
+
+extension ReplayTarget {
+    /// The whole device: what a resize in the log adds to the volume lies past the end that the super block names.
+    fileprivate init(_ device: any BlockDevice, _ superBlock: SuperBlock, sharesDeviceWithLog: Bool) {
+        self.init(
+            blockCount: device.byteCount / UInt64(superBlock.blockByteCount), sharesDeviceWithLog: sharesDeviceWithLog)
+    }
 }
 
 extension Volume {
