@@ -46,6 +46,14 @@ extension BlockDevice {
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {}
     package func mark(_ label: String) {}
 
+    /// `.refused` when blocks of `blockByteCount`, a power of two, are no whole sectors: they could not be written.
+    package func checkBlocks(of blockByteCount: Int) throws(Ext4Error) {
+        guard blockByteCount % sectorByteCount == 0 else {
+            throw .refused(
+                "blocks of \(blockByteCount) bytes cannot be written to a device with sectors of \(sectorByteCount)")
+        }
+    }
+
     /// The check that every device makes before it transfers.
     package func checkRange(_ operation: String, at offset: UInt64, count: Int) throws(Ext4Error) {
         let sector = UInt64(sectorByteCount)

@@ -21,12 +21,12 @@ package final class LogArea: Sendable {
 
     /// `runs` are the extents of the journal inode in file order. On a journal device they are the whole device: there
     /// log blocks count from its start, and the super block of the log comes after that of the device. A run outside
-    /// the device, an overlap or a length past 2^32 blocks is `.corrupt`.
+    /// the device, an overlap or a length past 2^32 blocks is `.corrupt`, blocks smaller than a sector are `.refused`.
     package init(
         device: any BlockDevice, blockByteCount: Int, runs: [(start: FSBlock, count: UInt32)],
         superBlockPosition: UInt32 = 0
     ) throws(Ext4Error) {
-        precondition(blockByteCount % device.sectorByteCount == 0)
+        try device.checkBlocks(of: blockByteCount)
         let deviceBlocks = device.byteCount / UInt64(blockByteCount)
         var mapped: [Run] = []
         var total: UInt32 = 0

@@ -79,10 +79,14 @@ struct LogReader {
 }
 
 extension LogArea {
-    /// The journal super block as it stands on the device.
+    /// The journal super block as it stands on the device. `.corrupt` when transactions may lie over it.
     package func readSuperBlock() throws(Ext4Error) -> JournalSuperBlock {
         let buffer = AlignedBuffer(byteCount: blockByteCount)
         try read(superBlockPosition, count: 1, into: buffer)
-        return try buffer.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
+        let superBlock = try buffer.withBytes { bytes throws(Ext4Error) in try JournalSuperBlock(decoding: bytes) }
+        guard superBlock.first > superBlockPosition else {
+            throw .corrupt("journal super block", where: "first block \(superBlock.first)")
+        }
+        return superBlock
     }
 }

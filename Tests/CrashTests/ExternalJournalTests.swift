@@ -125,6 +125,11 @@ private func work(_ system: FileSystem, rounds: Int) throws {
     foreign = journal
     foreign[1024 + 0x18] = 2
     #expect(message(clean.bytes, foreign)?.contains("block size") == true)
+    // A log that covers its own super block would write a transaction over it.
+    foreign = journal
+    #expect(foreign[2048 + 0x17] == 3)
+    foreign[2048 + 0x17] = 2
+    #expect(message(clean.bytes, foreign)?.contains("first block 2") == true)
     #expect(message(try TestVolume.small.make(), journal)?.contains("on the volume itself") == true)
     #expect(message(clean.bytes, journal) == nil)
     // Nobody has unmounted it.
@@ -132,6 +137,49 @@ private func work(_ system: FileSystem, rounds: Int) throws {
     try work(try FileSystem.mount(on: dirty, options: options(log)), rounds: 3)
     #expect(message(dirty.bytes, nil, readOnly: true)?.contains("-o journal_dev=PATH") == true)
     #expect(message(dirty.bytes, log.bytes, readOnly: true) == nil)
+}
+
+/// Blocks smaller than a sector cannot be written, on the volume or on its journal's device: both are refused.
+@Test func blocksSmallerThanASectorAreRefused() throws {
+    // 1 KiB blocks copied to a disk with 4 KiB sectors: whatever cannot be done must be said, not trapped on.
+    func expectRefusal(_ body: () throws(Ext4Error) -> Void) {
+        do throws(Ext4Error) {
+            try body()
+            Issue.record("not refused")
+        } catch {
+            guard case .refused(let why) = error, why.contains("1024"), why.contains("4096") else {
+                Issue.record("\(error)")
+                return
+            }
+        }
+    }
+    let bytes = try TestVolume.small.make()
+    let volume = MemoryDevice(bytes, sectorByteCount: 4096)
+    for readOnly in [false, true] {
+        expectRefusal { () throws(Ext4Error) in
+            _ = try FileSystem.mount(on: volume, options: options(nil, readOnly: readOnly))
+        }
+    }
+    expectRefusal { () throws(Ext4Error) in _ = try OfflineVolume(on: volume) }
+    #expect(volume.bytes == bytes)
+
+    let pair = try Pair(block: 1024)
+    let small = MemoryDevice(pair.volume.contents)
+    let journal = MemoryDevice(pair.journal.contents, sectorByteCount: 4096)
+    expectRefusal { () throws(Ext4Error) in _ = try FileSystem.mount(on: small, options: options(journal)) }
+    expectRefusal { () throws(Ext4Error) in _ = try OfflineVolume(on: small, journalDevice: journal) }
+    // Blocks of whole sectors are fine.
+    let fitting = MemoryDevice(try TestVolume.large.make(), sectorByteCount: 4096)
+    try FileSystem.mount(on: fitting, options: options(nil)).unmount()
+}
+
+/// A log may name every block of the volume's device: the volume may have grown while the log was written.
+@Test func aJournalElsewhereReachesTheWholeDevice() throws {
+    let pair = try Pair(block: 1024)
+    let bytes = pair.volume.contents
+    let volume = MemoryDevice(bytes + [UInt8](repeating: 0, count: 1 << 20))
+    let offline = try OfflineVolume(on: volume, journalDevice: MemoryDevice(pair.journal.contents))
+    #expect(offline.journal?.target.blockCount == UInt64(bytes.count >> 10) + 1024)
 }
 
 /// Who hears of the writes of two devices in one order.

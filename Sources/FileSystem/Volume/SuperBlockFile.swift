@@ -28,10 +28,7 @@ struct SuperBlockFile {
     }
 
     func decoded() throws(Ext4Error) -> SuperBlock {
-        try buffer.withBytes { bytes throws(Ext4Error) in
-            try SuperBlock(
-                decoding: bytes.extracting(start..<start + SuperBlock.byteCount), deviceByteCount: device.byteCount)
-        }
+        try decode(buffer)
     }
 
     /// What the super block says when its checksum is not believed: enough to find the log, which may hold it whole.
@@ -41,10 +38,17 @@ struct SuperBlockFile {
             var part = bytes._mutatingExtracting(start..<start + SuperBlock.byteCount)
             SuperBlock.updateChecksum(&part)
         }
-        return try copy.withBytes { bytes throws(Ext4Error) in
+        return try decode(copy)
+    }
+
+    /// Also checks what the bytes alone cannot say: that the device can hold such a volume.
+    private func decode(_ buffer: AlignedBuffer) throws(Ext4Error) -> SuperBlock {
+        let superBlock = try buffer.withBytes { bytes throws(Ext4Error) in
             let part = bytes.extracting(start..<start + SuperBlock.byteCount)
             return try SuperBlock(decoding: part, deviceByteCount: device.byteCount)
         }
+        try device.checkBlocks(of: superBlock.blockByteCount)
+        return superBlock
     }
 
     /// Whether the checksum fails, in a way that `heal` could not explain.
