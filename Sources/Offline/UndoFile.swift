@@ -1,6 +1,7 @@
 package import BlockIO
 package import Ext4Format
 internal import FileSystem
+internal import Journal
 
 /// An undo file of e2fsprogs or of ours, opened to be taken back.
 package struct UndoFile {
@@ -107,43 +108,72 @@ package struct UndoFile {
 
     // MARK: Taking back
 
+    /// What must hold of any device that the blocks are written to. `.refused` says what does not.
+    private func checkFit(_ device: any BlockDevice) throws(Ext4Error) {
+        guard volumeBlockByteCount % device.sectorByteCount == 0 else {
+            throw .refused(
+                "the undo file is in blocks of \(volumeBlockByteCount) bytes, "
+                    + "the device in sectors of \(device.sectorByteCount)")
+        }
+        let limit = device.byteCount / UInt64(volumeBlockByteCount)
+        if let last = blocks.last, last.number >= limit { throw .refused("the undo file is of a larger volume") }
+    }
+
     /// Whether nothing but the change that this file is about has touched the volume since: `.refused` when something
     /// has. It may be whole, half done, or taken back in part.
     package func check(_ device: any BlockDevice) throws(Ext4Error) {
-        let end = blocks.last.map { ($0.number + 1).multipliedReportingOverflow(by: UInt64(volumeBlockByteCount)) }
-        if let end, end.overflow || end.partialValue > device.byteCount {
-            throw .refused("the undo file is of a larger volume")
-        }
-        let now = try device.superBlockBytes()
-        if Self.isSame(now, try superBlockAfter()) { return }
-        // Else it was cut short. As long as the log is what it was, nobody has mounted or recovered the volume.
-        guard try hasSameLog(device, now) else {
+        try checkFit(device)
+        let now = try device.superBlockBytes(), after = try superBlockAfter()
+        if now.isEqual(to: after) { return }
+        // Else it was cut short, and the log tells: nobody mounts or recovers the volume without changing that.
+        guard try isOnTheWay(device, now, hasEndSuperBlock: Self.isSame(now, after)) else {
             throw .refused("the undo file does not fit: something else has changed the volume since")
         }
     }
 
-    /// Whether the super block of the log is still the one from before the change, or one that the replay wrote on its
-    /// way.
-    private func hasSameLog(_ device: any BlockDevice, _ now: AlignedBuffer) throws(Ext4Error) -> Bool {
+    /// Whether the super block of the log is one that a replay, or taking it back, has on its way.
+    private func isOnTheWay(
+        _ device: any BlockDevice, _ now: AlignedBuffer, hasEndSuperBlock: Bool
+    ) throws(Ext4Error) -> Bool {
         let before = undone(device)
-        guard Self.uuid(now) == Self.uuid(try before.superBlockBytes()) else { return false }
-        let volume: OfflineVolume
-        do throws(Ext4Error) { volume = try OfflineVolume(on: before) } catch {
-            if case .io = error { throw error }
-            return false
-        }
-        guard let log = volume.journal?.log else { return false }
-        let size = volume.superBlock.blockByteCount
-        let old = AlignedBuffer(byteCount: size), current = AlignedBuffer(byteCount: size)
-        try log.read(log.superBlockPosition, count: 1, into: old)
-        try device.read(into: current, at: log.home(of: log.superBlockPosition).rawValue * UInt64(size))
-        if old.isEqual(to: current) { return true }
-        // While fast commits are carried out, the log begins where the last whole transaction of it ended.
-        guard let journal = volume.journal,
-            let next = current.withBytes({ try? JournalSuperBlock(decoding: $0) })
+        guard Self.uuid(now) == Self.uuid(try before.superBlockBytes()),
+            let (volume, journal) = try Self.logged(before)
         else { return false }
+        let log = journal.log, size = log.blockByteCount
+        let place = log.home(of: log.superBlockPosition).rawValue * UInt64(size)
+        let old = AlignedBuffer(byteCount: size), current = AlignedBuffer(byteCount: size)
+        try before.read(into: old, at: place)
+        try device.read(into: current, at: place)
+        // An empty log looks the same before a replay and after many a mount.
+        if journal.superBlock.start != 0 && old.isEqual(to: current) { return true }
+        guard let next = current.withBytes({ try? JournalSuperBlock(decoding: $0) }) else { return false }
         let plan = try volume.plan(journal)
-        return plan.hasFastCommits && next.sequence == plan.endID && next.start == plan.endPosition
+        guard next.sequence == plan.nextSequence else {
+            // While fast commits are carried out, the log begins where the last whole transaction of it ended.
+            return plan.hasFastCommits && next.sequence == plan.endID && next.start == plan.endPosition
+        }
+        // All is home. Of what fast commits became the log is empty for a moment before it is marked so.
+        guard hasEndSuperBlock, next.start != 0 else { return hasEndSuperBlock }
+        return plan.hasFastCommits ? try Self.hasEmptyLog(device) : false
+    }
+
+    private static func hasEmptyLog(_ device: any BlockDevice) throws(Ext4Error) -> Bool {
+        guard let (volume, journal) = try logged(OverlayDevice(over: device)) else { return false }
+        let plan = try volume.plan(journal)
+        return plan.transactions.isEmpty && plan.unapplied.isEmpty && !plan.hasFastCommits
+    }
+
+    /// A volume with the log that it has on the same device. Nil where there is none to be had.
+    private static func logged(
+        _ device: any BlockDevice
+    ) throws(Ext4Error) -> (volume: OfflineVolume, journal: JournalLocation)? {
+        do throws(Ext4Error) {
+            let volume = try OfflineVolume(on: device)
+            return volume.journal.map { (volume, $0) }
+        } catch {
+            if case .io = error { throw error }
+            return nil
+        }
     }
 
     private static func uuid(_ superBlock: AlignedBuffer) -> [UInt8] {
@@ -163,18 +193,43 @@ package struct UndoFile {
         return masked(a).isEqual(to: masked(b))
     }
 
-    /// Writes back what the blocks held, and flushes. The super block comes last: so a second try after a power cut
-    /// still knows the volume.
+    /// In the order in which blocks are written back, with a flush behind each. The log comes first: as soon as any
+    /// other block is old, a replay makes all of them new again. The super block comes last: until then a second try
+    /// after a power cut still knows the volume.
+    private enum Stage: CaseIterable {
+        case log, superBlockOfLog, others, superBlock
+    }
+
+    /// Writes back what the blocks held, and flushes. A power cut leaves a volume that needs a replay, or this again.
+    /// `.refused` when they do not fit on the device.
     package func restore(to device: any BlockDevice) throws(Ext4Error) {
+        try checkFit(device)
         let size = UInt64(volumeBlockByteCount)
-        let last = UInt64(SuperBlock.byteOffset) / size
-        for isLast in [false, true] {
-            for block in blocks where (block.number == last) == isLast {
+        let log = try replayableLog(device)
+        if log != nil { try OfflineVolume.markForRecovery(device) }
+        for stage in Stage.allCases {
+            for block in blocks where Self.stage(of: block.number * size, size, log) == stage {
                 let buffer = AlignedBuffer(byteCount: volumeBlockByteCount)
                 try file.read(into: buffer, at: block.place)
                 try device.write(buffer, at: block.number * size)
             }
             try device.flush()
         }
+    }
+
+    /// The log that the volume gets back, when a replay of it does again what is taken back here.
+    private func replayableLog(_ device: any BlockDevice) throws(Ext4Error) -> LogArea? {
+        guard let journal = try Self.logged(undone(device))?.journal, journal.superBlock.start != 0 else { return nil }
+        let place = journal.log.home(of: journal.log.superBlockPosition).rawValue * UInt64(journal.log.blockByteCount)
+        return blocks.contains { $0.number == place / UInt64(volumeBlockByteCount) } ? journal.log : nil
+    }
+
+    /// `offset` is a byte of the volume.
+    private static func stage(of offset: UInt64, _ byteCount: UInt64, _ log: LogArea?) -> Stage {
+        let superBlock = UInt64(SuperBlock.byteOffset)
+        if offset <= superBlock && superBlock - offset < byteCount { return .superBlock }
+        guard let log else { return .others }
+        let block = FSBlock(offset / UInt64(log.blockByteCount))
+        return block == log.home(of: log.superBlockPosition) ? .superBlockOfLog : log.contains(block) ? .log : .others
     }
 }

@@ -36,6 +36,7 @@ struct UndoHeader: Equatable {
         static var state: LE<UInt32> { LE(0x2C) }
         static var compatible: LE<UInt32> { LE(0x30) }
         static var incompatible: LE<UInt32> { LE(0x34) }
+        static var readOnlyCompatible: LE<UInt32> { LE(0x38) }
         static var offset: LE<UInt64> { LE(0x40) }
         static var checksum: LE<UInt32> { LE(0x1FC) }
         /// `E2UNDO_STATE_FINISHED`
@@ -67,10 +68,9 @@ struct UndoHeader: Equatable {
         guard bytes[Layout.checksum] == CRC32C.of(bytes.extracting(0..<Layout.checksum.offset)) else {
             throw .corrupt("undo file", where: "checksum of the header")
         }
-        guard bytes[Layout.incompatible] == 0 else {
+        for field in [Layout.incompatible, Layout.readOnlyCompatible] where bytes[field] != 0 {
             throw .unsupported(
-                features: ["undo file 0x\(String(bytes[Layout.incompatible], radix: 16))"],
-                hint: "it was made by a newer system")
+                features: ["undo file 0x\(String(bytes[field], radix: 16))"], hint: "it was made by a newer system")
         }
         keyCount = bytes[Layout.keyCount]
         superBlockPosition = bytes[Layout.superBlockPosition]

@@ -53,16 +53,17 @@ func powerCut(at ordinal: Int, tornByteCount: Int) -> [FaultyDevice.Fault] {
 
 /// Runs `body` with a power cut at every write. Answers at how many there was one.
 private func cutAtEachWrite(
-    of bytes: [UInt8], _ body: (FaultyDevice, MemoryDevice) throws -> Void, then check: (MemoryDevice) throws -> Void
+    of bytes: [UInt8], torn sizes: [Int] = [0, 512], _ body: (FaultyDevice, MemoryDevice) throws -> Void,
+    then check: (MemoryDevice) throws -> Void
 ) throws -> Int {
-    for torn in [0, 512] {
+    for torn in sizes {
         for ordinal in 1... {
             let disk = MemoryDevice(bytes)
             let device = FaultyDevice(disk, faults: powerCut(at: ordinal, tornByteCount: torn))
             do { try body(device, disk) } catch { #expect(error is Ext4Error) }
             try check(disk)
             if device.failureCount == 0 {
-                if torn == 512 { return ordinal - 1 }
+                if torn == sizes.last { return ordinal - 1 }
                 break
             }
         }
@@ -119,8 +120,8 @@ private func cutAtEachWrite(
     }
 
     /// A power cut during apply is just when somebody wants to go back.
-    @Test func everyCrashOfApplyCanBeUndone() throws {
-        let before = try dirtySuperBlockImage().bytes()
+    @Test(arguments: [false, true]) func everyCrashOfApplyCanBeUndone(hasErrors: Bool) throws {
+        let before = try (hasErrors ? erroneousImage() : dirtySuperBlockImage()).bytes()
         let cuts = try cutAtEachWrite(of: before) { device, disk in
             let path = NewPath()
             defer { #expect(throws: Never.self) { try undo(path.path, on: disk) } }
@@ -142,6 +143,50 @@ private func cutAtEachWrite(
         } then: { disk in
             try undo(path.path, on: disk)
             #expect(disk.bytes == before)
+        }
+        #expect(cuts >= 4)
+    }
+
+    /// Nor must a power cut while going back leave old and new metadata on a volume that looks clean: whoever mounts it
+    /// next, before a second try, replays the log first.
+    @Test func everyCrashOfUndoIsRepairedByAReplay() throws {
+        let before = try LivedImage(size: "4M").image.bytes()
+        let path = NewPath()
+        let applied = MemoryDevice(before)
+        try applyWithUndo(of: MemoryDevice(before), to: applied, undo: path.path)
+        let cuts = try cutAtEachWrite(of: applied.bytes) { device, _ in
+            try undo(path.path, on: device)
+        } then: { disk in
+            try replayAnew(disk)
+            #expect(disk.bytes == applied.bytes)
+        }
+        #expect(cuts >= 20)
+        let result = ImageFile()
+        try Data(applied.bytes).write(to: URL(fileURLWithPath: result.path))
+        let check = try result.fsck(["-fn"])
+        #expect(check.status == 0, "\(check.output)")
+    }
+
+    /// Fast commits too: they are carried out anew on what a cut leaves.
+    @Test(
+        .enabled(if: E2fsprogs.hasFixtures, E2fsprogs.fixturesNeed),
+        arguments: ["fc-create-rename", "fc-unlink-truncate"])
+    func crashesOfUndoneFastCommitsAreRepairedByAReplay(name: String) throws {
+        let before = try ImageFile.fixture("linux-fast-commit/\(name).img.xz").bytes()
+        let path = NewPath()
+        let applied = MemoryDevice(before)
+        try applyWithUndo(of: MemoryDevice(before), to: applied, undo: path.path)
+        let cuts = try cutAtEachWrite(of: applied.bytes, torn: [0]) { device, _ in
+            try undo(path.path, on: device)
+        } then: { disk in
+            let result = ImageFile()
+            let again = MemoryDevice(disk.bytes)
+            try undo(path.path, on: again)
+            #expect(again.bytes == before)
+            try replayAnew(disk)
+            try Data(disk.bytes).write(to: URL(fileURLWithPath: result.path))
+            let check = try result.fsck(["-fn"])
+            #expect(check.status == 0, "\(check.output)")
         }
         #expect(cuts >= 4)
     }
@@ -175,6 +220,87 @@ private func cutAtEachWrite(
         #expect(try replay("undo", undo.path, stranger.path).status == 8)
         #expect(try replay("undo", "--force", undo.path, image.path).status == 1)
         #expect(try image.bytes()[1024..<2048] == old)
+    }
+
+    /// A mount that a power cut ended differs in needs_recovery alone, as an apply that one ended does; its log has
+    /// what was fsynced since.
+    @Test func aMountThatWasCutSinceIsLeftAlone() throws {
+        let image = try dirtySuperBlockImage()
+        let undo = NewPath()
+        #expect(try replay("apply", "--undo", undo.path, image.path).status == 1)
+        do {
+            var options = MountOptions()
+            options.manualJournal = true
+            let system = try FileSystem.mount(
+                on: try FileDevice(path: image.path, readOnly: false, direct: false), options: options)
+            let caller = Caller(uid: 0, gid: 0, umask: 0o022)
+            _ = try system.makeDirectory(
+                try FileName(Array("later".utf8)), in: .root, mode: 0o755, caller: caller)
+            try system.syncAll()
+        }
+        let later = try image.bytes()
+        let result = try replay("undo", undo.path, image.path)
+        #expect(result.status == 8 && result.output.contains("does not fit"), "\(result.output)")
+        #expect(try image.bytes() == later)
+        #expect(try image.fsck(["-p"]).status <= 1)
+        #expect(try E2fsprogs.run(["debugfs", "-R", "stat /later", image.path]).output.contains("directory"))
+    }
+
+    /// The errors that the last mount recorded past its log are what e2fsck will be asked about.
+    @Test func recordedErrorsOutliveTheReplay() throws {
+        let image = try erroneousImage()
+        let before = try image.bytes()
+        let undo = NewPath()
+        #expect(try replay("apply", "--undo", undo.path, image.path).status == 1)
+        let after = try E2fsprogs.run(["dumpe2fs", "-h", image.path]).output
+        for (field, value) in [
+            ("Filesystem volume name", "replayed"), ("FS Error count", "3"), ("First error function", "lookup"),
+            ("Last error function", "unlink"), ("Filesystem state", "clean with errors"),
+        ] {
+            let line = after.split(separator: "\n").first { $0.hasPrefix(field + ":") }
+            #expect(line?.hasSuffix(" " + value) ?? false, "\(line ?? "no \(field)")")
+        }
+        #expect(try replay("undo", undo.path, image.path).status == 1)
+        #expect(try image.bytes() == before)
+    }
+
+    /// An undo file comes from anywhere: its numbers, under right checksums, must not bring the command down.
+    @Test func numbersOfAnUndoFileAreNotTrusted() throws {
+        let (image, _, _) = try dirtyImage()
+        let path = NewPath()
+        #expect(try replay("apply", "--undo", path.path, image.path).status == 1)
+        let applied = try image.bytes()
+        let good = [UInt8](try Data(contentsOf: URL(fileURLWithPath: path.path)))
+        func put(_ value: some FixedWidthInteger, at offset: Int, in bytes: inout [UInt8]) {
+            for index in 0..<value.bitWidth / 8 {
+                bytes[offset + index] = UInt8(truncatingIfNeeded: value >> (8 * index))
+            }
+        }
+        let keyBlock = 2048, firstKey = keyBlock + 16
+        for block in [UInt64.max, 1 << 62, 1 << 54, UInt64(applied.count / 1024)] {
+            var bad = good
+            put(block, at: firstKey, in: &bad)
+            put(UInt32(0), at: keyBlock + 4, in: &bad)
+            put(CRC32C.of(bad[keyBlock..<keyBlock + 1024].span.bytes), at: keyBlock + 4, in: &bad)
+            try Data(bad).write(to: URL(fileURLWithPath: path.path))
+            for force in [[], ["--force"]] {
+                let result = try replay(["undo"] + force + [path.path, image.path])
+                #expect([4, 8].contains(result.status), "block \(block): \(result.status) \(result.output)")
+            }
+        }
+        // Unknown read-only compatible features forbid to use it, as they do e2undo.
+        var bad = good
+        put(UInt32(1), at: 0x38, in: &bad)
+        put(CRC32C.of(bad[0..<0x1FC].span.bytes), at: 0x1FC, in: &bad)
+        try Data(bad).write(to: URL(fileURLWithPath: path.path))
+        #expect(try replay("undo", "--force", path.path, image.path).status == 4)
+        try Data(good).write(to: URL(fileURLWithPath: path.path))
+        let large = MemoryDevice(applied, sectorByteCount: 4096), file = try UndoFile(path.path)
+        let refusal = Ext4Error.refused(
+            "the undo file is in blocks of 1024 bytes, the device in sectors of 4096")
+        #expect(throws: refusal) { try file.check(large) }
+        #expect(throws: refusal) { try file.restore(to: large) }
+        #expect(try image.bytes() == applied && large.bytes == applied)
     }
 
     /// A damaged undo file is worse than none: it must be noticed before it is used.

@@ -48,17 +48,34 @@ package struct OfflineVolume {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
         let counters = try FileSystem.carryOut(
-            plan, log: journal.log, onto: device, MountOptions(), progress: progress)
+            plan, log: journal.log, onto: device, MountOptions(), keeping: recordedErrors, progress: progress)
         // The replay may have written the super block.
         try file.reread()
         try Self.clearNeedsRecovery(file)
         return counters
     }
 
+    /// What the last mount recorded in place, past the log. Nil when that cannot be believed.
+    private var recordedErrors: VolumeErrors? { isTorn ? nil : superBlock.errors }
+
     private static func clearNeedsRecovery(_ file: SuperBlockFile) throws(Ext4Error) {
         let now = try file.decoded()
         if now.features.incompatible.contains(.needsRecovery) {
             try file.setNeedsRecovery(false, hasChecksums: now.hasMetadataChecksums)
+        }
+    }
+
+    /// Sets needs_recovery, durably, so that no one takes the volume on `device` for clean. A super block that cannot
+    /// be read, or has no journal, is left alone.
+    package static func markForRecovery(_ device: any BlockDevice) throws(Ext4Error) {
+        do throws(Ext4Error) {
+            let file = try SuperBlockFile(device: device)
+            let features = try file.decoded().features
+            guard features.compatible.contains(.hasJournal), !features.incompatible.contains(.needsRecovery)
+            else { return }
+            try file.setNeedsRecovery(true, hasChecksums: features.readOnlyCompatible.contains(.metadataChecksums))
+        } catch {
+            if case .io = error { throw error }
         }
     }
 
@@ -73,7 +90,9 @@ package struct OfflineVolume {
         if !log.isJournalDevice { blocks.insert(log.home(of: log.superBlockPosition)) }
         guard plan.hasFastCommits else {
             let after = OverlayDevice(over: plan.replayed(over: device, from: log))
-            try Self.clearNeedsRecovery(try SuperBlockFile(device: after))
+            let file = try SuperBlockFile(device: after)
+            if let recordedErrors { try file.keep(recordedErrors) }
+            try Self.clearNeedsRecovery(file)
             return (after, Array(blocks))
         }
         // What fast commits come to is known when they are carried out.

@@ -35,9 +35,11 @@ extension FileSystem {
     /// Fast commits become one transaction in the place of the one that they are a part of, with its sequence: until
     /// its commit block is on the medium they are valid, and from then on they are not. That they can be carried out
     /// is tried in memory first: a log which contradicts its volume changes nothing.
+    ///
+    /// `errors` are what the super block at home had recorded past the log; they are in it again before the log goes.
     static func carryOut(
         _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
-        progress: RecoveryProgress.Handler? = nil
+        keeping errors: VolumeErrors? = nil, progress: RecoveryProgress.Handler? = nil
     ) throws(Ext4Error) -> ReplayCounters {
         let journalDevice = log.isJournalDevice ? log.device : nil
         if plan.hasFastCommits {
@@ -53,6 +55,7 @@ extension FileSystem {
             }
         }
         let counters = try plan.apply(from: log, to: device, progress: progress)
+        if let errors { try SuperBlockFile(device: device).keep(errors) }
         if plan.hasFastCommits {
             try replayFastCommits(of: plan, onto: device, journalDevice: journalDevice, options)
         } else if !plan.isEmpty {

@@ -104,6 +104,12 @@ struct SuperBlockFile {
         try write(start + second.lowerBound..<start + second.upperBound)
     }
 
+    /// Records errors again that a replay has written over. `earlier` is what the super block said before it.
+    func keep(_ earlier: VolumeErrors) throws(Ext4Error) {
+        let now = try decoded()
+        if earlier.count > now.errors.count { try write(earlier, hasChecksums: now.hasMetadataChecksums) }
+    }
+
     private func change(_ body: (inout MutableRawSpan) -> Void) {
         buffer.withMutableBytes { bytes in
             var part = bytes._mutatingExtracting(start..<start + SuperBlock.byteCount)
