@@ -74,8 +74,11 @@ package struct ReplayChanges {
 
     // MARK: Structures at fixed places
 
-    /// Nil for what belongs to an inode.
+    /// Nil for what belongs to an inode, or lies where only another size of blocks has put it.
     private func fixed(_ owner: BlockOwner, _ block: FSBlock, _ old: RawSpan, _ new: RawSpan) -> [Change]? {
+        // A log may change the geometry: what only the volume before has is read as that one lays it out.
+        guard let volume = owner.isFormer ? self.old : volume, volume.blockByteCount == new.byteCount
+        else { return nil }
         let superBlock = volume.superBlock
         switch owner.kind {
         case .superBlock:

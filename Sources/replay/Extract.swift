@@ -72,11 +72,14 @@ struct Extract: ParsableCommand {
                 for block in transaction.blocks where block.home == home {
                     versions.append((block, transaction, isApplied, false))
                 }
-                // A revoke hides what its own transaction and older ones logged.
+                // A revoke hides what its own transaction and older ones logged; one that is not applied hides nothing
+                // of what is.
                 var isRevoked = false
                 try plan.forEachRevoke(of: transaction, in: journal.log) { if $0 == home { isRevoked = true } }
                 guard isRevoked else { continue }
-                for index in versions.indices { versions[index].isRevoked = true }
+                for index in versions.indices where isApplied || !versions[index].isApplied {
+                    versions[index].isRevoked = true
+                }
             }
         }
         return versions
@@ -90,8 +93,14 @@ struct Extract: ParsableCommand {
             return Output.write(bytes.withBytes { $0.array(0..<bytes.byteCount) })
         }
         try NewFile.make(output, byteCount: UInt64(bytes.byteCount))
-        let file = try FileDevice(path: output, readOnly: false, direct: false)
-        try file.write(bytes, at: 0)
-        try file.flush()
+        do throws(Ext4Error) {
+            let file = try FileDevice(path: output, readOnly: false, direct: false)
+            try file.write(bytes, at: 0)
+            try file.flush()
+            try NewFile.syncName(output)
+        } catch {
+            NewFile.remove(output)
+            throw error
+        }
     }
 }

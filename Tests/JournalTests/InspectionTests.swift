@@ -1,3 +1,4 @@
+import BlockIO
 import Ext4Format
 import Foundation
 import Testing
@@ -104,6 +105,45 @@ import Testing
         }
     }
 
+    /// A log is anybody's bytes: no number in it may bring down the command that looks at it.
+    @Test func aCommitFarInTheFutureIsShown() throws {
+        let image = try ImageFile.make(["-t", "ext4", "-b", "1024"], size: "4M")
+        let homes = try image.addPayload(blocks: 1, of: 1024)
+        let device = try FileDevice(path: image.path, readOnly: false)
+        let log = try image.log(on: device, blockByteCount: 1024)
+        var author = LogAuthor(LogAuthor.Format(), end: log.blockCount)
+        author.log([LogAuthor.Item(home: homes[0], content: [UInt8](repeating: 0xC3, count: 1024))])
+        author.commit(at: 67_767_976_233_532_800)
+        try author.write(to: log)
+        let show = try replay("show", image.path)
+        #expect(show.status == 0 && show.output.contains("committed 2147483648-01-01T"), "\(show.output)")
+    }
+
+    /// A log that changes the geometry: a block that only the volume before has is read as that one lays it out.
+    @Test func aFormerOwnerIsReadWithItsOwnGeometry() throws {
+        let image = try ImageFile.make(["-t", "ext4", "-b", "1024", "-N", "1024", "-I", "256"], size: "4M")
+        let dump = try E2fsprogs.run(["dumpe2fs", image.path]).output
+        let place = try #require(dump.range(of: "Inode table at "))
+        let table = try #require(UInt64(dump[place.upperBound...].prefix { $0.isNumber }))
+        // Half as many blocks of tables, with inodes twice as large.
+        let other = try image.copy()
+        _ = try other.debugfs([
+            "ssv inode_size 512", "ssv inodes_per_group 256", "ssv inodes_count 256", "ssv free_inodes_count 100",
+        ])
+        let superBlock = ImageFile(), inodes = ImageFile()
+        try Data(try other.bytes()[1024..<2048]).write(to: URL(fileURLWithPath: superBlock.path))
+        try Data(repeating: 0xC3, count: 1024).write(to: URL(fileURLWithPath: inodes.path))
+        _ = try image.debugfs([
+            "journal_open -c", "journal_write -b 1 \(superBlock.path)",
+            "journal_write -b \(table + 200) \(inodes.path)", "journal_close",
+        ])
+        let show = try replay("show", "--blocks", image.path)
+        #expect(show.status == 0 && show.output.contains("block \(table + 200) at"), "\(show.output)")
+        #expect(show.output.contains("formerly"), "\(show.output)")
+        let plan = try replay("plan", image.path)
+        #expect(plan.status == 0 && plan.output.contains("inode 801"), "\(plan.status) \(plan.output)")
+    }
+
     /// The sums of a plan are what dumpe2fs sees change, and its names are those that come and go.
     @Test(arguments: kinds) func planTellsWhatChangesByName(arguments: [String]) throws {
         let lived = try LivedImage(arguments)
@@ -204,6 +244,26 @@ import Testing
         #expect(try replay("apply", image.path).status == 1)
         escaped = Array(try image.bytes()[Int(homes[0]) * 1024..<Int(homes[0] + 1) * 1024])
         #expect(escaped.prefix(4) == [0xC0, 0x3B, 0x39, 0x98])
+    }
+
+    /// What damage keeps from being applied cannot take back what is applied.
+    @Test func aRevokeThatIsNotAppliedHidesNothingThatIs() throws {
+        let image = try ImageFile.make(["-t", "ext4", "-b", "1024"], size: "4M")
+        let homes = try image.addPayload(blocks: 4, of: 1024)
+        let payload = ImageFile()
+        try Data(repeating: 0xC3, count: 4096).write(to: URL(fileURLWithPath: payload.path))
+        _ = try image.debugfs([
+            "journal_open -c", "journal_write -b \(homes[0]) \(payload.path)",
+            "journal_write -b \(homes[0]),\(homes[1]) -r \(homes[0]) \(payload.path)", "journal_close",
+        ])
+        // The last commit block: super block; descriptor, block, commit; descriptor, two blocks, revokes, commit.
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
+        try file.seek(toOffset: try image.blocks(of: "<8>")[8] * 1024 + 0x10)
+        try file.write(contentsOf: Data([0xFF, 0, 0xFF, 0]))
+        try file.close()
+        let output = try replay("extract", "--block", "\(homes[0])", "--list", "--json", image.path).output
+        let versions = try jsonLines(output).map { [$0["applied"] as? Bool, $0["revoked"] as? Bool] }
+        #expect(versions == [[true, false], [false, true]], "\(output)")
     }
 
     /// A damaged copy must not pass for a good one; a revoked one is still a version.
