@@ -4,16 +4,21 @@ internal import Glibc
 internal import Synchronization
 
 /// The right to an image: while it is held, no other jext4 opens the same one, and at the time it was taken the kernel
-/// did not have it mounted.
+/// did not have it mounted. A block device can be kept from the kernel for as long as it is held.
 package final class ImageClaim: Sendable {
     package let path: String
     package let isBlockDevice: Bool
     private let lockFile: String?
     /// The locked descriptor; -1 once released.
     private let descriptor: Atomic<CInt>
+    /// Keeps mounts of the kernel off a block device; -1 when nothing does.
+    private let exclusive = Atomic<CInt>(-1)
 
     /// Opens and locks `path`, absolute, and makes `lockFile`. `.refused` says who has it or what is wrong with it.
-    package init(_ path: String, readOnly: Bool, lockFile: String?) throws(Ext4Error) {
+    /// `keepsMountsOff` is not for a FUSE mount of a block device: the kernel takes the device for that itself.
+    package init(
+        _ path: String, readOnly: Bool, lockFile: String?, keepsMountsOff: Bool = false
+    ) throws(Ext4Error) {
         self.path = path
         self.lockFile = lockFile
         let opened = unsafe open(path, (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
@@ -29,10 +34,16 @@ package final class ImageClaim: Sendable {
             guard flock(opened, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 else {
                 throw .refused("\(path) is in use: another mount holds it")
             }
-            if isBlockDevice { try Self.probe(path, path) } else { try Self.checkLoopDevices(path, status) }
+            if isBlockDevice {
+                let probed = try Self.probe(path, path)
+                if keepsMountsOff { exclusive.store(probed, ordering: .relaxed) } else { Self.letGo(probed) }
+            } else {
+                try Self.checkLoopDevices(path, status)
+            }
             try Self.checkMountTable(path, status)
             if let lockFile { try Self.make(lockFile) }
         } catch {
+            Self.letGo(exclusive.load(ordering: .relaxed))
             close(opened)
             throw error
         }
@@ -49,17 +60,22 @@ package final class ImageClaim: Sendable {
         close(made)
     }
 
-    /// O_EXCL on a block device fails while a mount, in any mount namespace, or another owner has it.
-    private static func probe(_ device: String, _ image: String) throws(Ext4Error) {
+    /// O_EXCL on a block device fails while a mount, in any mount namespace, or another owner has it. Answers the
+    /// descriptor, which does the same to others; -1 when the device cannot be asked.
+    private static func probe(_ device: String, _ image: String) throws(Ext4Error) -> CInt {
         let opened = unsafe open(device, O_RDONLY | O_EXCL | O_CLOEXEC)
         guard opened >= 0 else {
-            guard errno == EBUSY else { return }
+            guard errno == EBUSY else { return -1 }
             throw .refused(
                 device == image
                     ? "\(image) is in use: mounted, or part of another device"
                     : "\(image) is in use: \(device) shows it and is mounted")
         }
-        close(opened)
+        return opened
+    }
+
+    private static func letGo(_ descriptor: CInt) {
+        if descriptor >= 0 { close(descriptor) }
     }
 
     /// The kernel mounts an image file through a loop device: whether one that shows this file is taken.
@@ -77,7 +93,7 @@ package final class ImageClaim: Sendable {
             guard unsafe stat(String(backing), &status) == 0, status.st_dev == image.st_dev,
                 status.st_ino == image.st_ino
             else { continue }
-            try probe("/dev/\(name)", path)
+            letGo(try probe("/dev/\(name)", path))
         }
     }
 
@@ -100,6 +116,7 @@ package final class ImageClaim: Sendable {
         let held = descriptor.exchange(-1, ordering: .acquiringAndReleasing)
         guard held >= 0 else { return }
         if let lockFile { unsafe unlink(lockFile) }
+        Self.letGo(exclusive.exchange(-1, ordering: .acquiringAndReleasing))
         close(held)
     }
 }

@@ -58,7 +58,7 @@ struct OpenImage {
         guard let path = resolvedPath(image) else {
             throw .refused("cannot open \(image): \(systemText(errno))")
         }
-        return try ImageClaim(path, readOnly: !forWriting, lockFile: nil)
+        return try ImageClaim(path, readOnly: !forWriting, lockFile: nil, keepsMountsOff: forWriting)
     }
 
     /// The whole file, boot sectors and neighbours of the volume too.

@@ -1,7 +1,12 @@
+internal import BlockIO
 internal import Glibc
 
 enum Output {
-    /// Writes all of `text`; a reader that has gone away (head, less) is no error of ours.
+    /// A write to a pipe that nobody reads then fails with EPIPE, and the process lives. Call before the first write.
+    static func ignoreBrokenPipes() { _ = signal(SIGPIPE, SIG_IGN) }
+
+    /// Writes all of `text`; a reader that has gone away (head, less) is no error of ours. Any other error on standard
+    /// output ends the process: what a script reads must not be short behind a good exit status.
     static func write(_ text: String, toErrors: Bool = false) { write([UInt8](text.utf8), toErrors: toErrors) }
 
     static func write(_ bytes: [UInt8], toErrors: Bool = false) {
@@ -13,7 +18,11 @@ enum Output {
                 return unsafe Glibc.write(descriptor, base + done, memory.count - done)
             }
             if count < 0 && errno == EINTR { continue }
-            guard count > 0 else { return }
+            guard count > 0 else {
+                if toErrors || errno == EPIPE { return }
+                write("jext4-replay: cannot write to standard output: \(systemText(errno))\n", toErrors: true)
+                exit(Status.failed)
+            }
             done += count
         }
     }

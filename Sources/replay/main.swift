@@ -1,3 +1,4 @@
 internal import Glibc
 
+Output.ignoreBrokenPipes()
 exit(ReplayCommand.start(Array(CommandLine.arguments.dropFirst())))

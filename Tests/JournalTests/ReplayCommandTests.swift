@@ -1,3 +1,4 @@
+import BlockIO
 import Foundation
 import Testing
 
@@ -109,4 +110,51 @@ func theCommandRefusesWhatFuse2fsHasMounted() throws {
     defer { _ = try? E2fsprogs.run(["umount", folder.path]) }
     let result = try replay("apply", image.path)
     #expect(result.status == 8 && result.output.contains(folder.path), "\(result.output)")
+}
+
+/// A script that reads a short answer must not be told that all was well; a reader that has had enough is no error.
+@Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need)) func whatCannotBePrintedIsAnError() throws {
+    let image = try dirtyImage().image
+    for command in ["show", "plan --json", "--help"] {
+        let full = try E2fsprogs.run(["sh", "-c", "'\(replayCommand)' \(command) '\(image.path)' > /dev/full"])
+        #expect(full.status == 8 && full.output.contains("standard output"), "\(command): \(full.output)")
+    }
+    let line = "{ sleep 0.3; '\(replayCommand)' show '\(image.path)'; echo status $? >&2; } | true"
+    #expect(try E2fsprogs.run(["sh", "-c", line]).output.contains("status 0"))
+}
+
+/// Half a file under the name that was asked for would be taken for the whole.
+@Test(.enabled(if: E2fsprogs.hasLoopMounts && E2fsprogs.isPresent, "needs root"))
+func extractLeavesNoFileBehindWhenItFails() throws {
+    let (image, homes, _) = try dirtyImage(blockSize: "4096")
+    let folder = NewPath()
+    try FileManager.default.createDirectory(atPath: folder.path, withIntermediateDirectories: false)
+    let mounted = try E2fsprogs.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", folder.path])
+    try #require(mounted.status == 0, "\(mounted.output)")
+    defer { _ = try? E2fsprogs.run(["umount", folder.path]) }
+    try Data([1]).write(to: URL(fileURLWithPath: folder.path + "/full"))
+    let result = try replay("extract", "--block", "\(homes[0])", "--output", folder.path + "/block", image.path)
+    #expect(result.status == 8, "\(result.output)")
+    #expect(!FileManager.default.fileExists(atPath: folder.path + "/block"))
+}
+
+/// Between the check that nobody has a device mounted and the last write to it the kernel must not mount it.
+@Test(.enabled(if: E2fsprogs.hasLoopMounts && E2fsprogs.isPresent, "needs root and loop devices"))
+func aClaimKeepsTheKernelOffADevice() throws {
+    let image = try ImageFile.make(["-t", "ext4", "-b", "1024"], size: "4M")
+    let loop = try E2fsprogs.run(["losetup", "-f", "--show", image.path]).output.filter { !$0.isWhitespace }
+    try #require(loop.hasPrefix("/dev/"))
+    defer { _ = try? E2fsprogs.run(["losetup", "-d", loop]) }
+    func isFree() -> Bool {
+        let opened = open(loop, O_RDONLY | O_EXCL)
+        if opened >= 0 { close(opened) }
+        return opened >= 0
+    }
+    let plain = try ImageClaim(loop, readOnly: false, lockFile: nil)
+    #expect(isFree(), "the mount of a FUSE server on a block device is the kernel's own claim")
+    plain.release()
+    let claim = try ImageClaim(loop, readOnly: false, lockFile: nil, keepsMountsOff: true)
+    #expect(!isFree())
+    claim.release()
+    #expect(isFree())
 }
