@@ -98,7 +98,7 @@ def timed(image, original, command, statuses):
 
 def compare(ours, theirs):
     """Complains about any difference that is not explained above."""
-    first = run("debugfs", "-R", "blocks <8>", theirs).splitlines()[-1].split()[0]
+    first = run("debugfs", "-R", "bmap <8> 0", theirs).split()[-1]
     size = int(next(line for line in run("dumpe2fs", "-h", theirs).splitlines()
                     if line.startswith("Block size:")).split()[-1])
     allowed = SUPER_BLOCK_TIMES + [(int(first) * size + start, count) for start, count in JOURNAL_HEAD]
