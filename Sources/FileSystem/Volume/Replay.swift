@@ -23,8 +23,8 @@ extension FileSystem {
         do throws(Ext4Error) {
             _ = try carryOut(plan, log: location.log, onto: device, options)
         } catch {
-            guard plan.hasFastCommits, readOnly else { throw error }
-            // A look at what full commits hold is better than none.
+            // Refused: tried in vain, and nothing has been changed. What the full commits hold is better than no look.
+            guard case .refused = error, plan.hasFastCommits, readOnly else { throw error }
             options.notify("the fast commits at the end of the log are not shown: \(error)")
             try plan.apply(from: location.log, to: device)
         }
