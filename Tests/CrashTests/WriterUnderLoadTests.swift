@@ -78,7 +78,8 @@ import Threads
     }
 
     /// P1 and P2 with concurrent writers: after a power cut at any moment e2fsck has nothing to say, and every file
-    /// that was synced is there with its bytes. The log wraps many times, and one commit serves many who wait.
+    /// that was synced is there with its bytes. The log wraps many times. (That one commit serves many is a matter of the
+    /// schedule: see `oneCommitServesAllWaiters`.)
     @Test func whatConcurrentWritersSyncedSurvives() throws {
         let base = try TestVolume.small.make()
         let trace = Trace()
@@ -99,7 +100,7 @@ import Threads
         let counters = try #require(system.journalCounters)
         try system.unmount()
         #expect(counters.loggedBlocks > 3 * 1_024, "the log has wrapped a few times")
-        #expect(counters.checkpoints > 4 && counters.commits < Self.threadCount * Self.rounds)
+        #expect(counters.checkpoints > 4)
 
         let events = trace.events
         let states = CrashStates(base: MemoryDevice(base), events: events)
