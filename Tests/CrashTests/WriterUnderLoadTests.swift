@@ -78,8 +78,8 @@ import Threads
     }
 
     /// P1 and P2 with concurrent writers: after a power cut at any moment e2fsck has nothing to say, and every file
-    /// that was synced is there with its bytes. The log wraps many times. (That one commit serves many is a matter of the
-    /// schedule: see `oneCommitServesAllWaiters`.)
+    /// that was synced is there with its bytes. The log wraps many times. (That one commit serves many is a matter of
+    /// the schedule: see `oneCommitServesAllWaiters`.)
     @Test func whatConcurrentWritersSyncedSurvives() throws {
         let base = try TestVolume.small.make()
         let trace = Trace()
