@@ -3,6 +3,8 @@ internal import Journal
 
 /// One inode from its making to its removal: fast commits may free a number and give it out again.
 final class FastCommitInode {
+    typealias NameChange = (before: FastCommitInode?, after: FastCommitInode?)
+
     let number: InodeNumber
     /// The inode as it is on disk; nil for one that the log makes.
     let base: Inode?
@@ -14,7 +16,7 @@ final class FastCommitInode {
     private(set) var record: InodeRecord?
     var edits = RangeEdits()
     /// Of a directory: the names that differ from those on disk, before and after.
-    var names: [FileName: (before: FastCommitInode?, after: FastCommitInode?)] = [:]
+    var names: [FileName: NameChange] = [:]
     /// Of a directory: where the log has put it.
     var parent: FastCommitInode?
     /// Of a directory: names that were looked for on disk and are not there.
@@ -44,6 +46,10 @@ final class FastCommitInode {
     var hasEnded: Bool { wasNamed && !isAlive }
 
     var isDirectory: Bool { type == .directory }
+    /// In an order of their own, so that the same log is always carried out alike.
+    var sortedNames: [(key: FileName, value: NameChange)] {
+        names.sorted { $0.key.bytes.lexicographicallyPrecedes($1.key.bytes) }
+    }
     var generation: UInt32? { base?.generation ?? record?.generation }
 
     /// Later fields of the same life.

@@ -136,7 +136,7 @@ struct FastCommitReplay {
     private func removeNames(of directory: FastCommitInode, in handle: borrowing Handle) throws(Ext4Error) {
         guard let base = directory.base else { return }
         let view = Directory(volume: volume, inode: base)
-        for (name, change) in directory.names.sorted(by: { $0.key.bytes.lexicographicallyPrecedes($1.key.bytes) }) {
+        for (name, change) in directory.sortedNames {
             guard change.before != nil, change.before !== change.after else { continue }
             try view.remove(view.planRemove(name), in: handle)
         }
@@ -220,7 +220,7 @@ struct FastCommitReplay {
     ) throws(Ext4Error) {
         let inode = try object(directory)
         let view = Directory(volume: volume, inode: inode)
-        for (name, change) in directory.names.sorted(by: { $0.key.bytes.lexicographicallyPrecedes($1.key.bytes) }) {
+        for (name, change) in directory.sortedNames {
             guard let target = change.after, change.before !== target else { continue }
             try view.insert(
                 view.planInsert(name), inode: target.number, type: target.type?.entryCode ?? 0, from: space, in: handle)
