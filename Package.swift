@@ -43,8 +43,9 @@ let package = Package(
         .target(
             name: "Offline", dependencies: ["Ext4Format", "BlockIO", "Journal", "FileSystem", "CLinux"],
             swiftSettings: strict),
+        .target(name: "Checker", dependencies: ["Ext4Format", "BlockIO", "CXXHash"], swiftSettings: strict),
         .target(
-            name: "CrashLab", dependencies: ["FileSystem", "Journal", "CXXHash"], swiftSettings: strict),
+            name: "CrashLab", dependencies: ["Checker", "FileSystem", "Journal", "CXXHash"], swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
             name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", arguments], swiftSettings: strict),
@@ -62,6 +63,7 @@ let package = Package(
         .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
-        .testTarget(name: "CrashTests", dependencies: ["CrashLab", "FileSystem", "Threads"], swiftSettings: tests),
+        .testTarget(
+            name: "CrashTests", dependencies: ["Checker", "CrashLab", "FileSystem", "Threads"], swiftSettings: tests),
     ]
 )

@@ -13,6 +13,8 @@ package enum ExtendedAttributeTable {
         package let value: Range<Int>
         /// `e_value_inum`: the inode that holds the value (ea_inode); 0 when the value is in the area.
         package let valueInode: UInt32
+        /// `e_hash`; 0 for most entries of an inode.
+        package let hash: UInt32
     }
 
     private enum Layout {
@@ -41,7 +43,7 @@ package enum ExtendedAttributeTable {
                 Entry(
                     name: .init(index: .init(rawValue: bytes[Layout.nameIndex(offset)]), suffix: suffix),
                     value: try value(of: bytes, offset, base, place),
-                    valueInode: bytes[Layout.valueInode(offset)]))
+                    valueInode: bytes[Layout.valueInode(offset)], hash: bytes[Layout.hash(offset)]))
             offset = (nameEnd + 3) & ~3
         }
         try checkValues(entries, behind: offset + terminatorByteCount, place)

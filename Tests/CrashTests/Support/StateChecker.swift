@@ -1,4 +1,5 @@
 import BlockIO
+import Checker
 import CrashLab
 import Ext4Format
 import FileSystem
@@ -45,11 +46,12 @@ struct StateChecker {
         return tree
     }
 
-    /// e2fsck finds nothing to do and nothing to say.
+    /// Neither e2fsck nor our own checker, which know nothing of each other, has anything to say.
     private func fsck(_ disk: any BlockDevice, _ when: String) throws -> [String] {
         image.write(try contents(disk))
         let check = Tools.run("e2fsck", "-fn", image.path)
-        return check.status == 0 ? [] : ["e2fsck \(when): exit \(check.status)\n\(check.output)"]
+        return VolumeChecker(disk).check().map { "\(when): \($0)" }
+            + (check.status == 0 ? [] : ["e2fsck \(when): exit \(check.status)\n\(check.output)"])
     }
 
     /// P4: e2fsck replays the same log, and the same tree comes out.

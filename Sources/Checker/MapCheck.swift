@@ -1,0 +1,152 @@
+internal import Ext4Format
+
+/// Consecutive blocks of a file that lie one behind the other on the device.
+struct MappedRun {
+    let first: UInt64
+    let blocks: Range<UInt64>
+    let isUnwritten: Bool
+}
+
+/// What a walk through the mapping of an inode adds up to.
+struct MapSummary {
+    /// The blocks of data and of the mapping itself.
+    var blockCount: UInt64 = 0
+    /// The file block behind the last one that holds data.
+    var writtenEnd: UInt64 = 0
+    /// The file block behind the last one that is mapped.
+    var end: UInt64 = 0
+}
+
+/// Extent trees and block maps. Each block that they name gets its owner.
+extension Survey {
+    /// Gives `visit` the runs in the order of the file.
+    func walkMap(
+        _ inode: InodeNumber, _ record: InodeRecord, _ checksum: InodeChecksum, _ visit: (MappedRun) -> Void
+    ) -> MapSummary {
+        var summary = MapSummary()
+        let area = record.blockArea
+        let isTree = record.flags.contains(.extents)
+        attempt(isTree ? .extentTree : .blockMap, inode: inode) { () throws(Ext4Error) in
+            guard isTree else {
+                var walk = BlockMapWalk(inode: inode, summary: summary)
+                defer { summary = walk.summary }
+                return try walkBlockMap(unsafe area.span.bytes, &walk, visit)
+            }
+            var walk = ExtentWalk(inode: inode, checksum: checksum, summary: summary)
+            defer { summary = walk.summary }
+            try walkNode(unsafe area.span.bytes, nil, 0, 0..<1 << 32, &walk, visit)
+        }
+        return summary
+    }
+
+    // MARK: - Extent trees
+
+    private struct ExtentWalk {
+        let inode: InodeNumber, checksum: InodeChecksum
+        var summary: MapSummary
+    }
+
+    /// `keys` are the file blocks that the parent leaves to this node.
+    private func walkNode(
+        _ bytes: RawSpan, _ depth: UInt16?, _ block: UInt64, _ keys: Range<UInt64>, _ walk: inout ExtentWalk,
+        _ visit: (MappedRun) -> Void
+    ) throws(Ext4Error) {
+        let node = try ExtentNode(
+            decoding: bytes, depth: depth, blockCount: superBlock.blockCount, where: "block \(block)")
+        guard node.capacity == ExtentNode.capacity(byteCount: bytes.byteCount) else {
+            throw .corrupt("extent node", where: "block \(block): room for \(node.capacity) entries")
+        }
+        switch node.entries {
+        case .leaf(let extents):
+            for extent in extents {
+                let first = UInt64(extent.first.rawValue)
+                guard keys.contains(first), extent.end <= keys.upperBound else {
+                    throw .corrupt("extent", where: "file block \(first) under the keys \(keys)")
+                }
+                take(extent, &walk, visit)
+            }
+            if depth != nil, extents.first.map({ UInt64($0.first.rawValue) }) != keys.lowerBound {
+                throw .corrupt("extent node", where: "block \(block): it does not begin at \(keys.lowerBound)")
+            }
+        case .inner(let indexes):
+            for (position, entry) in indexes.enumerated() {
+                let first = UInt64(entry.first.rawValue)
+                let isLast = position + 1 == indexes.count
+                let next = isLast ? keys.upperBound : UInt64(indexes[position + 1].first.rawValue)
+                guard keys.contains(first), next <= keys.upperBound,
+                    position > 0 || depth == nil || first == keys.lowerBound
+                else { throw .corrupt("extent index", where: "file block \(first) under the keys \(keys)") }
+                try walkChild(entry.child.rawValue, node.depth - 1, first..<next, &walk, visit)
+            }
+        }
+    }
+
+    private func walkChild(
+        _ block: UInt64, _ depth: UInt16, _ keys: Range<UInt64>, _ walk: inout ExtentWalk, _ visit: (MappedRun) -> Void
+    ) throws(Ext4Error) {
+        claim(block, 1, walk.inode)
+        walk.summary.blockCount += 1
+        try withBlock(block) { bytes throws(Ext4Error) in
+            guard !superBlock.hasMetadataChecksums || ExtentNode.isChecksumRight(bytes, walk.checksum) else {
+                throw .corrupt("extent node", where: "block \(block): checksum")
+            }
+            try walkNode(bytes, depth, block, keys, &walk, visit)
+        }
+    }
+
+    private func take(_ extent: Extent, _ walk: inout ExtentWalk, _ visit: (MappedRun) -> Void) {
+        let count = UInt64(extent.count), start = extent.start.rawValue
+        claim(start, count, walk.inode)
+        walk.summary.blockCount += count
+        walk.summary.end = extent.end
+        if !extent.isUnwritten { walk.summary.writtenEnd = extent.end }
+        visit(
+            MappedRun(
+                first: UInt64(extent.first.rawValue), blocks: start..<start + count, isUnwritten: extent.isUnwritten))
+    }
+
+    // MARK: - Block maps
+
+    private struct BlockMapWalk {
+        let inode: InodeNumber
+        var summary: MapSummary
+        /// The file block that the next pointer stands for.
+        var next: UInt64 = 0
+    }
+
+    private func walkBlockMap(
+        _ area: RawSpan, _ walk: inout BlockMapWalk, _ visit: (MappedRun) -> Void
+    ) throws(Ext4Error) {
+        for index in 0..<12 { try takePointer(area[LE<UInt32>(4 * index)], 0, &walk, visit) }
+        for level in 1...3 { try takePointer(area[LE<UInt32>(4 * (11 + level))], level, &walk, visit) }
+    }
+
+    /// `level` counts the blocks of pointers on the way to the data.
+    private func takePointer(
+        _ pointer: UInt32, _ level: Int, _ walk: inout BlockMapWalk, _ visit: (MappedRun) -> Void
+    ) throws(Ext4Error) {
+        let perBlock = layout.blockByteCount / 4
+        guard pointer != 0 else {
+            walk.next += (0..<level).reduce(1) { span, _ in span * UInt64(perBlock) }
+            return
+        }
+        let block = UInt64(pointer)
+        guard isInVolume(block) else {
+            report(.blockOutside, inode: walk.inode, block: block, "in a volume of \(superBlock.blockCount)")
+            walk.next += (0..<level).reduce(1) { span, _ in span * UInt64(perBlock) }
+            return
+        }
+        claim(block, 1, walk.inode)
+        walk.summary.blockCount += 1
+        guard level > 0 else {
+            visit(MappedRun(first: walk.next, blocks: block..<block + 1, isUnwritten: false))
+            walk.next += 1
+            walk.summary.end = walk.next
+            walk.summary.writtenEnd = walk.next
+            return
+        }
+        try withBlock(block) { bytes throws(Ext4Error) in
+            for index in 0..<perBlock { try takePointer(bytes[LE<UInt32>(4 * index)], level - 1, &walk, visit) }
+        }
+    }
+}
