@@ -41,8 +41,8 @@ extension Survey {
 
     // MARK: - Descriptors in reserve
 
-    /// One block of pointers to blocks of pointers. These are the reserved blocks behind the descriptors themselves, and
-    /// each names its copies in the groups that have one.
+    /// One block of pointers to blocks of pointers. These are the reserved blocks behind the descriptors themselves,
+    /// and each names its copies in the groups that have one.
     private func checkResizeInode(_ inode: InodeNumber, _ record: InodeRecord) throws(Ext4Error) {
         let area = record.blockArea
         let root = UInt64(unsafe area.span.bytes[LE<UInt32>(4 * 13)])
