@@ -1,5 +1,5 @@
 /// The first twelve bytes of every block that jbd2 itself writes (`journal_header_t`), big-endian as all of jbd2.
-package struct JournalHeader: Equatable, Sendable {
+package struct JournalHeader: Hashable, Sendable {
     package static let byteCount = 12
     package static let magic: UInt32 = 0xC03B_3998
     package let type: JournalBlockType
@@ -48,7 +48,7 @@ package struct JournalBlockType: Hashable, Sendable {
 }
 
 /// `h_commit_sec` and `h_commit_nsec`: when a transaction was committed, since 1970.
-package struct CommitTime: Comparable, Sendable {
+package struct CommitTime: Comparable, Hashable, Sendable {
     package var seconds: UInt64
     package var nanoseconds: UInt32
     package init(seconds: UInt64, nanoseconds: UInt32) {

@@ -7,6 +7,8 @@ package import Ext4Format
 /// costs a small read, and a long one as much as the device needs for it.
 struct LogReader {
     private let log: LogArea
+    /// The log's device when its bytes are decided by being read: then nothing is read that is not needed.
+    private let undecided: (any UndecidedDevice)?
     private var buffer: AlignedBuffer
     private var window: Range<UInt32> = 0..<0
     /// Bytes read one behind the other so far.
@@ -22,7 +24,9 @@ struct LogReader {
 
     init(log: LogArea) {
         self.log = log
-        buffer = AlignedBuffer(byteCount: max(Self.smallestWindow, log.blockByteCount))
+        undecided = log.device as? any UndecidedDevice
+        let byteCount = undecided == nil ? Self.smallestWindow : 0
+        buffer = AlignedBuffer(byteCount: max(byteCount, log.blockByteCount))
     }
 
     /// Hands out log block `position`, reading from there towards `limit` when it is not at hand. That a block behind
@@ -36,6 +40,21 @@ struct LogReader {
             try body(bytes.extracting(start..<start + log.blockByteCount))
         }
     }
+
+    /// As `withBlock`, for a question without side effects.
+    mutating func ask<Answer: Hashable & Sendable>(
+        _ position: UInt32, limit: UInt32, _ question: (RawSpan) -> Answer
+    ) throws(Ext4Error) -> Answer {
+        guard let undecided else {
+            return try withBlock(position, limit: limit) { block throws(Ext4Error) in question(block) }
+        }
+        readCount += 1
+        let offset = log.home(of: position).rawValue * UInt64(log.blockByteCount)
+        return try undecided.ask(at: offset, count: log.blockByteCount, question)
+    }
+
+    /// Whether a question that need not be asked should not be.
+    var isUndecided: Bool { undecided != nil }
 
     private mutating func load(_ position: UInt32, _ limit: UInt32) throws(Ext4Error) {
         let goesOn = streak > 0 && position == window.upperBound
@@ -51,12 +70,13 @@ struct LogReader {
             ahead = nil
             buffer = AlignedBuffer(byteCount: max(Self.smallestWindow, log.blockByteCount))
         }
-        let byteCount = max(log.blockByteCount, min(max(streak, Self.smallestWindow), Self.largestWindow))
+        let most = undecided == nil ? Self.largestWindow : log.blockByteCount
+        let byteCount = max(log.blockByteCount, min(max(streak, Self.smallestWindow), most))
         if buffer.byteCount < byteCount { buffer = AlignedBuffer(byteCount: byteCount) }
         let wanted = UInt32(byteCount / log.blockByteCount)
         try read(position, count: position < limit ? min(wanted, limit - position) : 1)
         streak += window.count * log.blockByteCount
-        if streak >= Self.longStreak, window.upperBound < limit {
+        if streak >= Self.longStreak, undecided == nil, window.upperBound < limit {
             ahead = LogReadAhead(log, range: window.upperBound..<limit)
         }
     }

@@ -48,8 +48,9 @@ struct LogScan {
         forbidden = target.sharesDeviceWithLog ? log : nil
         self.log = log
         reader = LogReader(log: log)
-        // A listing is for eyes, not for replay.
-        let memory = detail == .everything ? 0 : min(options.memoryByteCount, Int(geometry.count) * log.blockByteCount)
+        // A listing is for eyes, not for replay. And to keep what is not decided would be to decide it.
+        let keepsNothing = detail == .everything || reader.isUndecided
+        let memory = keepsNothing ? 0 : min(options.memoryByteCount, Int(geometry.count) * log.blockByteCount)
         kept = KeptBlocks(blockByteCount: log.blockByteCount, byteCount: memory)
         position = superBlock.start
         expected = superBlock.sequence
@@ -79,7 +80,7 @@ struct LogScan {
 
     // MARK: One block of the log
 
-    private struct Sight {
+    private struct Sight: Hashable {
         let header: JournalHeader?
         let isTailValid: Bool
     }
@@ -88,7 +89,7 @@ struct LogScan {
     private mutating func step() throws(Ext4Error) -> RecoveryPlan.Problem? {
         guard passed < geometry.count else { return problem(.endless) }
         let format = format, expected = expected
-        let sight = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+        let sight = try reader.ask(position, limit: geometry.end) { block in
             let header = JournalHeader(decoding: block)
             let isOurs = header?.transaction == expected
             return Sight(header: header, isTailValid: isOurs && format.isTailValid(block))
@@ -150,11 +151,14 @@ struct LogScan {
         let format = format, expected = expected, kept = kept
         var sum = payload
         var place = KeptBlocks.none
-        let isValid = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
-            if format.checksums == .v1 { sum = crc32BE(block, seed: sum) }
-            guard format.tagChecksum(block, in: expected) == tag.checksum else { return false }
-            place = kept.keep(block)
-            return true
+        var isValid = true
+        if !asksLate {
+            isValid = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+                if format.checksums == .v1 { sum = crc32BE(block, seed: sum) }
+                guard format.tagChecksum(block, in: expected) == tag.checksum else { return false }
+                place = kept.keep(block)
+                return true
+            }
         }
         payload = sum
         let verdict: RecoveryPlan.Verdict
@@ -175,6 +179,26 @@ struct LogScan {
                 position: position, home: tag.home, isEscaped: tag.flags.contains(.escaped), checksum: tag.checksum,
                 verdict: verdict))
         places.append(place)
+    }
+
+    /// Only in a transaction that was committed does it matter whether its blocks are good. On a device that decides as
+    /// late as it can they are looked at when the commit block has been seen.
+    private var asksLate: Bool { reader.isUndecided && format.hasBlockChecksums }
+
+    /// Up to the first bad one: it decides about all of them.
+    private mutating func askLate() throws(Ext4Error) {
+        let format = format, expected = expected
+        for index in blocks.indices where blocks[index].verdict == .good {
+            let block = blocks[index]
+            let isValid = try reader.ask(block.position, limit: geometry.end) {
+                format.tagChecksum($0, in: expected) == block.checksum
+            }
+            guard !isValid else { continue }
+            blocks[index].verdict = .badChecksum
+            let found = RecoveryPlan.Problem(kind: .blockChecksum, position: block.position)
+            if current?.problem == nil { current?.problem = found }
+            return
+        }
     }
 
     private mutating func takeRevoke() throws(Ext4Error) -> RecoveryPlan.Problem? {
@@ -199,17 +223,24 @@ struct LogScan {
 
     private static let revokeLimit = 1 << 20
 
+    /// What a valid commit block says.
+    private struct Seal: Hashable {
+        let isPayloadValid: Bool
+        let time: CommitTime
+    }
+
     private mutating func takeCommit() throws(Ext4Error) -> RecoveryPlan.Problem? {
         let format = format, payload = payload, hasSeenPayload = hasSeenPayload
-        let (isValid, isPayloadValid, time) = try reader.withBlock(position, limit: geometry.end) {
-            block throws(Ext4Error) in
-            (
-                format.isCommitValid(block),
-                format.isPayloadValid(block, payload: payload, seenBefore: hasSeenPayload), format.commitTime(block)
-            )
+        let seal = try reader.ask(position, limit: geometry.end) { block -> Seal? in
+            guard format.isCommitValid(block) else { return nil }
+            return Seal(
+                isPayloadValid: format.isPayloadValid(block, payload: payload, seenBefore: hasSeenPayload),
+                time: format.commitTime(block))
         }
-        guard isValid else { return problem(.commitChecksum) }
-        if !isPayloadValid { mark(.payloadChecksum) }
+        guard let seal else { return problem(.commitChecksum) }
+        let time = seal.time
+        if asksLate { try askLate() }
+        if !seal.isPayloadValid { mark(.payloadChecksum) }
         current?.commit = position
         current?.time = time
         // With asynchronous commits the commit block may overtake what it commits: a bad transaction may be the end.
@@ -349,7 +380,7 @@ struct LogScan {
         return outlook
     }
 
-    private enum SightAhead: Equatable {
+    private enum SightAhead: Hashable {
         case nothing
         /// A block of a transaction from the expected one on.
         case block
@@ -360,7 +391,7 @@ struct LogScan {
     private mutating func sightAhead(_ position: UInt32) throws(Ext4Error) -> SightAhead {
         let format = format, expected = expected, lastTime = lastTime, span = geometry.count
         do throws(Ext4Error) {
-            return try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+            return try reader.ask(position, limit: geometry.end) { block -> SightAhead in
                 guard let header = JournalHeader(decoding: block) else { return .nothing }
                 let distance = header.transaction.rawValue &- expected.rawValue
                 guard distance < span else { return .nothing }

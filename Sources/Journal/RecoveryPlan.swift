@@ -20,7 +20,7 @@ package struct RecoveryPlan: Sendable {
         package let isEscaped: Bool
         /// From its tag; 0 where tags have none.
         package let checksum: UInt32
-        package let verdict: Verdict
+        package internal(set) var verdict: Verdict
     }
     package enum Verdict: Equatable, Sendable {
         /// The checksum of the tag holds.

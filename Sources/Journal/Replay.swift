@@ -39,7 +39,7 @@ extension RecoveryPlan {
     private func writeUnkept(_ rest: [Copy], _ log: LogArea, _ writer: inout HomeWriter) throws(Ext4Error) {
         let format = JournalFormat(superBlock)
         let size = log.blockByteCount
-        let batchBlockCount = max(1, Self.batchByteCount / size)
+        let batchBlockCount = max(1, min(rest.count, Self.batchByteCount / size))
         let held = KeptBlocks(blockByteCount: size, byteCount: batchBlockCount * size)
         var reader = LogReader(log: log)
         for first in stride(from: 0, to: rest.count, by: batchBlockCount) {
