@@ -1,0 +1,239 @@
+package import BlockIO
+package import Ext4Format
+
+/// What the disk of the model may do with what it was asked for.
+package struct DiskModel: Hashable, Sendable {
+    package enum Order: String, Hashable, Sendable, CaseIterable {
+        /// Of what need not be on the medium, every unit for itself holds any of its versions.
+        case any
+        /// Writes reach the medium in the order in which they completed: of those that need not be there, the first so
+        /// many.
+        case completion
+    }
+    /// Bytes that are written whole or not at all: 512 or 4096.
+    package var unitByteCount = 512
+    package var order = Order.any
+    /// Without a cache a write is on the medium when it completes.
+    package var hasCache = true
+    /// False: a flush promises nothing. No file system survives that; it shows that an oracle can fail.
+    package var honoursFlush = true
+    /// False: a write through to the medium is one like any other.
+    package var honoursFUA = true
+
+    package init() {}
+}
+
+/// All disks that a power cut at any moment of a trace may leave, without listing them.
+///
+/// The disk consists of units. A write or a discard that touches a unit makes a new version of it; the writes of one
+/// unit count in the order in which they were submitted (to have two in flight at once breaks rule I11 of the linter).
+/// A version is required from the moment on when a flush that was submitted behind its completion has completed, or
+/// itself when it was written through. At any moment a unit holds its newest required version or any later one that has
+/// been submitted, each unit for itself. A write that failed may have landed, and is never required.
+///
+/// States at one moment are among those at every later moment until something becomes required. So all states of a
+/// trace are those at the ends of its epochs: the moments before a flush or a write through completes, and the end.
+///
+/// Built in one pass; memory is that of the trace. Reading a unit costs the logarithm of the number of its versions.
+package struct CrashModel: Sendable {
+    package let disk: DiskModel
+    /// The disk before the first event. Only read.
+    package let base: any BlockDevice
+    /// Oldest first.
+    package private(set) var epochs: [Epoch] = []
+    private(set) var writes: [Write] = []
+    /// The writes that touch a unit, in the order of submission.
+    private var versions: [UInt64: [Int32]] = [:]
+
+    /// The time between two growths of what is required.
+    package struct Epoch: Sendable {
+        /// From 0.
+        package let index: Int
+        /// Power is cut behind the event with this index. Whatever was acknowledged by then must be there.
+        package let event: Int
+        /// Writes that had been submitted and were not required, in the order of submission.
+        let pending: [Int32]
+    }
+
+    /// A write or a discard of the trace. Moments are indexes of events.
+    struct Write: Sendable {
+        let range: Range<UInt64>
+        /// nil: a discard, which leaves zeros.
+        let bytes: [UInt8]?
+        let isThrough: Bool
+        let submitted: Int
+        /// When it succeeded or failed; `.max` while it is in flight.
+        var completed = Int.max
+        var hasFailed = false
+        /// From when on it must be on the medium; `.max`: never.
+        var required = Int.max
+    }
+
+    /// Larger discards leave what was there: a disk may ignore any discard, and few units are easier to think about.
+    private static let discardByteLimit: UInt64 = 64 << 20
+
+    /// `.refused` when a request is not whole units of 512 bytes or lies past the end of `base`.
+    package init(
+        base: any BlockDevice, events: [Trace.Event], disk: DiskModel = DiskModel()
+    ) throws(Ext4Error) {
+        precondition(disk.unitByteCount == 512 || disk.unitByteCount == 4096)
+        self.base = base
+        self.disk = disk
+        var build = Build()
+        for (index, event) in events.enumerated() { try see(event, at: index, &build) }
+        if let last = events.indices.last, epochs.last?.event != last { endEpoch(at: last, build) }
+    }
+
+    // MARK: - One pass over the trace
+
+    private struct Build {
+        /// Submitted and not required. Failed writes stay.
+        var live: [Int32] = []
+        var inFlight: [UInt64: Int32] = [:]
+        /// What each flush on its way will have covered.
+        var covered: [UInt64: [Int32]] = [:]
+    }
+
+    private mutating func see(_ event: Trace.Event, at index: Int, _ build: inout Build) throws(Ext4Error) {
+        switch event {
+        case .mark: return
+        case .submitted(let ticket, .flush):
+            build.covered[ticket] = build.live.filter { isComplete($0) }
+        case .submitted(let ticket, .discard(_, let count)) where count > Self.discardByteLimit:
+            build.covered[ticket] = nil
+        case .submitted(let ticket, let request):
+            let number = Int32(writes.count)
+            try add(request, number, at: index)
+            build.inFlight[ticket] = number
+            build.live.append(number)
+        case .completed(let ticket, let succeeded):
+            if let covered = build.covered.removeValue(forKey: ticket) {
+                if succeeded { promise(covered, isKept: disk.honoursFlush, at: index, &build) }
+            } else if let number = build.inFlight.removeValue(forKey: ticket) {
+                let isThrough = writes[Int(number)].isThrough
+                if succeeded && (isThrough || !disk.hasCache) {
+                    promise([number], isKept: disk.honoursFUA || !disk.hasCache, at: index, &build)
+                }
+                writes[Int(number)].completed = index
+                writes[Int(number)].hasFailed = !succeeded
+            }
+        }
+    }
+
+    private func isComplete(_ number: Int32) -> Bool {
+        let write = writes[Int(number)]
+        return write.completed != .max && !write.hasFailed
+    }
+
+    private mutating func add(_ request: DeviceRequest, _ number: Int32, at index: Int) throws(Ext4Error) {
+        let write: Write
+        switch request {
+        case .flush: return
+        case .write(let offset, let bytes, let mode):
+            write = Write(
+                range: offset..<offset + UInt64(bytes.count), bytes: bytes, isThrough: mode == .throughToMedia,
+                submitted: index)
+        case .discard(let offset, let count):
+            write = Write(range: offset..<offset + count, bytes: nil, isThrough: false, submitted: index)
+        }
+        guard write.range.lowerBound % 512 == 0, write.range.upperBound % 512 == 0,
+            write.range.upperBound <= base.byteCount
+        else { throw .refused("request at event \(index) does not fit a disk of \(base.byteCount) bytes") }
+        writes.append(write)
+        for unit in units(of: write.range) { versions[unit, default: []].append(number) }
+    }
+
+    /// The device says that these are on the medium.
+    private mutating func promise(_ numbers: [Int32], isKept: Bool, at index: Int, _ build: inout Build) {
+        // What an earlier flush has made durable grows no more.
+        let numbers = numbers.filter { writes[Int($0)].required == .max }
+        guard !numbers.isEmpty else { return }
+        if index > 0 { endEpoch(at: index - 1, build) }
+        guard isKept else { return }
+        for number in numbers { writes[Int(number)].required = index }
+        build.live.removeAll { writes[Int($0)].required != .max }
+    }
+
+    private mutating func endEpoch(at event: Int, _ build: Build) {
+        epochs.append(Epoch(index: epochs.count, event: event, pending: build.live))
+    }
+
+    // MARK: - Versions
+
+    /// The units that a range touches.
+    func units(of range: Range<UInt64>) -> Range<UInt64> {
+        let unit = UInt64(disk.unitByteCount)
+        return range.lowerBound / unit..<(range.upperBound + unit - 1) / unit
+    }
+
+    /// The versions that a unit may hold at a moment. Version 0 is the required one, `count - 1` the newest submitted.
+    struct Choice: Equatable {
+        /// Where version 1 stands in the list of the unit.
+        let first: Int
+        let count: Int
+    }
+
+    func choice(of unit: UInt64, at event: Int) -> Choice {
+        guard let list = versions[unit] else { return Choice(first: 0, count: 1) }
+        let end = Self.partition(list.count) { writes[Int(list[$0])].submitted > event }
+        var first = end
+        while first > 0, writes[Int(list[first - 1])].required > event { first -= 1 }
+        return Choice(first: first, count: end - first + 1)
+    }
+
+    /// The writes behind the versions from 1 on.
+    func writes(of unit: UInt64, _ choice: Choice) -> ArraySlice<Int32> {
+        versions[unit]?[choice.first..<choice.first + choice.count - 1] ?? []
+    }
+
+    /// Puts version `version` of a unit at `offset` of `bytes`.
+    func copy(
+        _ unit: UInt64, _ choice: Choice, version: Int, into bytes: inout MutableRawSpan, at offset: Int
+    ) throws(Ext4Error) {
+        let size = UInt64(disk.unitByteCount)
+        let range = unit * size..<min((unit + 1) * size, base.byteCount)
+        let list = versions[unit] ?? []
+        let last = choice.first + version
+        // The newest that covers the unit hides what is below it. One that failed counts only where it is chosen.
+        var first = last
+        while first > 0 {
+            first -= 1
+            let write = writes[Int(list[first])]
+            if write.range.lowerBound <= range.lowerBound && write.range.upperBound >= range.upperBound,
+                !write.hasFailed || first == last - 1
+            {
+                return put(list[first..<last], range, into: &bytes, at: offset)
+            }
+        }
+        var part = bytes._mutatingExtracting(offset..<offset + Int(range.upperBound - range.lowerBound))
+        try base.read(into: &part, at: range.lowerBound)
+        put(list[..<last], range, into: &bytes, at: offset)
+    }
+
+    private func put(
+        _ numbers: ArraySlice<Int32>, _ range: Range<UInt64>, into bytes: inout MutableRawSpan, at offset: Int
+    ) {
+        for (index, number) in zip(numbers.indices, numbers) {
+            let write = writes[Int(number)]
+            guard !write.hasFailed || index == numbers.endIndex - 1 else { continue }
+            let part = write.range.clamped(to: range)
+            let target = offset + Int(part.lowerBound - range.lowerBound)
+            if let source = write.bytes {
+                let start = Int(part.lowerBound - write.range.lowerBound)
+                bytes.copy(unsafe source.span.bytes.extracting(start..<start + part.count), at: target)
+            } else {
+                bytes.fill(target..<target + part.count, with: 0)
+            }
+        }
+    }
+
+    /// The first index below `count` for which `condition` holds, or `count`; it holds for all that follow.
+    private static func partition(_ count: Int, _ condition: (Int) -> Bool) -> Int {
+        var low = 0, high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if condition(middle) { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+}
