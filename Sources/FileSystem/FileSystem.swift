@@ -178,6 +178,21 @@ package final class FileSystem: Sendable {
         try journal.makeDurable(transaction)
     }
 
+    /// As `sync`, but does not wait: `answer` is called once, on a thread of the journal's or on this one.
+    package func sync(_ number: InodeNumber, dataOnly: Bool, then answer: @escaping DurabilityAnswer) {
+        do throws(Ext4Error) {
+            if let journal = volume.journal,
+                let transaction = try inode(number).lastTransaction(dataOnly: dataOnly)
+            {
+                return journal.makeDurable(transaction, then: answer)
+            }
+            try sync(number, dataOnly: dataOnly)
+            answer(nil)
+        } catch {
+            answer(error)
+        }
+    }
+
     /// syncfs: everything finished so far.
     package func syncAll() throws(Ext4Error) { try volume.journal?.sync() }
 

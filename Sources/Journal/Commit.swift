@@ -1,71 +1,10 @@
-package import Ext4Format
+internal import Ext4Format
 internal import Synchronization
 internal import Threads
 
-// How a transaction becomes durable. Whoever needs it leads the commit, one at a time; the others wait for the leader.
+// How a transaction becomes durable. The commit thread leads, or whoever waits for it; one at a time.
 
 extension Journal {
-    /// Returns when the transaction is durable; starts its commit if it is running. If it is already durable, one
-    /// device flush (shared by all who ask together), so that data written in place is durable too.
-    package func makeDurable(_ transaction: TransactionID) throws(Ext4Error) {
-        let (pending, needsFlush): (Transaction?, Bool) = try state.withLock { state throws(Ext4Error) in
-            try state.checkUsable()
-            if state.running.transaction.id == transaction {
-                state.noteRequest()
-                return (state.running.transaction, false)
-            }
-            guard let committing = state.committing, committing.transaction.id == transaction else {
-                return (nil, true)
-            }
-            // Its flush may have begun before the caller's data was written.
-            return (committing.transaction, state.isFlushing)
-        }
-        if let pending {
-            try commit(pending)
-            if pending.outcome != Transaction.Outcome.pending && !needsFlush { return }
-        }
-        try flushOrAbort()
-    }
-
-    /// Commits what is running and waits, also for its actions. Data written in place is durable too: by the flush of
-    /// that commit, which begins after this call, or by one of its own when there was nothing to commit.
-    package func sync() throws(Ext4Error) {
-        if try !commitAndSettle(isRequested: true) { try flushOrAbort() }
-    }
-
-    /// Commits the running transaction, if it has changed anything, and waits until its actions have run.
-    package func commitNow() throws(Ext4Error) { _ = try commitAndSettle(isRequested: false) }
-
-    /// False when there was nothing to commit.
-    private func commitAndSettle(isRequested: Bool) throws(Ext4Error) -> Bool {
-        let transaction = try state.withLock { state throws(Ext4Error) in
-            try state.checkUsable()
-            if isRequested { state.noteRequest() }
-            return state.running.transaction
-        }
-        try commit(transaction)
-        return try commitGate.wait { isBusy throws(Ext4Error) in
-            switch transaction.outcome {
-            case Transaction.Outcome.settled: true
-            case Transaction.Outcome.failed: throw loss
-            // Still pending with nobody at work: it was empty.
-            case Transaction.Outcome.pending: isBusy ? nil : false
-            default: nil
-            }
-        }
-    }
-
-    private var loss: Ext4Error { state.withLock { $0.loss } }
-
-    func flushOrAbort() throws(Ext4Error) {
-        do throws(Ext4Error) {
-            try flusher.flush()
-        } catch {
-            abort(error)
-            throw error
-        }
-    }
-
     /// Returns when `transaction` is durable, or was found empty. This thread does the work if no other is at it.
     func commit(_ transaction: Transaction) throws(Ext4Error) {
         let isLeader = try commitGate.wait { isBusy throws(Ext4Error) in
@@ -123,13 +62,19 @@ extension Journal {
         }
         guard transaction.contents.withLock({ $0.isEmpty }) else { return transaction }
         let actions = takeActions(of: transaction)
-        state.withLock { state in
+        let answers = state.withLock { state in
             state.running.isLocked = false
             // No handle is open and nothing was joined, but a credit may have been spent on a failed join.
             state.running.reserved = 0
             state.running.requested = 0
+            defer { state.running.answers = [] }
+            return state.running.answers
         }
         state.notifyAll()
+        if !answers.isEmpty {
+            try flushOrAbort()
+            answerer.give(nil, to: answers)
+        }
         for action in actions { action() }
         return nil
     }
@@ -160,7 +105,9 @@ extension Journal {
         let result = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
             precondition(state.running.transaction === transaction && state.running.handleCount == 0)
-            state.committing = (transaction, budget.space(for: state.running.reserved))
+            state.committing = JournalState.Committing(
+                transaction: transaction, space: budget.space(for: state.running.reserved),
+                answers: state.running.answers)
             state.isFlushing = false
             let next = Transaction(id: transaction.id.next, serial: state.nextSerial)
             state.nextSerial += 1
@@ -203,7 +150,8 @@ extension Journal {
         _ count: (inout JournalCounters) -> Void
     ) {
         let length = body.logBlockCount + 1
-        let isHalfFull = state.withLock { state in
+        let (answers, isHalfFull) = state.withLock { state in
+            let answers = state.committing?.answers ?? []
             precondition(
                 Int(length) <= state.committing?.space ?? 0, "a transaction took more of the log than promised")
             state.committing = nil
@@ -214,11 +162,12 @@ extension Journal {
             state.counters.logBlocks += Int(length)
             state.counters.loggedBlocks += body.blockCount
             state.counters.revokes += body.revokeCount
-            return state.used > budget.logBlockCount / 2
+            return (answers, state.used > budget.logBlockCount / 2)
         }
         transaction.become(Transaction.Outcome.durable)
         state.notifyAll()
         commitGate.notifyAll()
+        answerer.give(nil, to: answers)
         if isHalfFull && !options.isManual { checkpointThread.wake() }
     }
 }

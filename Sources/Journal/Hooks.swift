@@ -13,6 +13,9 @@ package typealias AfterAbort = @Sendable (Ext4Error) -> Void
 /// Hears of every block that could not be read, on the thread that wanted it and with whatever locks that holds.
 package typealias ReadFailureHook = @Sendable (FSBlock, Ext4Error) -> Void
 
+/// Called once with nil when what it was asked for is durable, or with why it will never be.
+package typealias DurabilityAnswer = @Sendable (Ext4Error?) -> Void
+
 struct CommitHook: Sendable {
     let body: BeforeCommit
 }

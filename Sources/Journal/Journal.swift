@@ -29,6 +29,7 @@ package final class Journal: Sendable {
     let commitGate = Monitor(false)
     let commitThread = Worker()
     let checkpointThread = Worker()
+    let answerer = Answerer()
 
     /// Opens an empty log for writing. `device` holds the file system; the log may lie elsewhere. A log that is not
     /// empty is `.refused`: recovery comes first. The super block of the journal is checked against the log's length.
@@ -104,7 +105,9 @@ package final class Journal: Sendable {
                 }
                 return transaction
             case .locked: break
-            case .full: commitThread.wake()
+            case .full:
+                state.running.isFull = true
+                commitThread.wake()
             case .noSpace:
                 state.isSpaceWanted = true
                 checkpointThread.wake()

@@ -20,6 +20,16 @@ struct JournalState {
         var requested: UInt64 = 0
         var longestWait: UInt64 = 0
         var handleTotal = 0
+        /// Who is to hear when it is durable.
+        var answers: [DurabilityAnswer] = []
+        /// A handle waits for the next transaction.
+        var isFull = false
+    }
+    /// The transaction whose commit is under way, and the log blocks that it may take.
+    struct Committing {
+        let transaction: Transaction
+        let space: Int
+        var answers: [DurabilityAnswer]
     }
     struct Committed {
         let transaction: Transaction
@@ -29,8 +39,7 @@ struct JournalState {
 
     var running: Running
     var nextSerial: UInt64
-    /// The transaction whose commit is under way, and the log blocks that it may take.
-    var committing: (transaction: Transaction, space: Int)?
+    var committing: Committing?
     /// The commit under way has asked for its flush: what is written from now on may not be covered by it.
     var isFlushing = false
     /// Oldest first: committed, not known to be all home.
@@ -59,6 +68,15 @@ struct JournalState {
         isEmptyOnDisk = superBlock.start == 0
         let last = (geometry.first..<geometry.end).contains(superBlock.head) ? superBlock.head : geometry.first
         head = isEmptyOnDisk ? last : superBlock.start
+    }
+
+    /// Those who were to hear of a transaction that is not durable yet.
+    mutating func takeAnswers() -> [DurabilityAnswer] {
+        defer {
+            committing?.answers = []
+            running.answers = []
+        }
+        return (committing?.answers ?? []) + running.answers
     }
 
     /// Somebody waits for the commit of the running transaction.

@@ -2,14 +2,14 @@ package import Ext4Format
 internal import Synchronization
 
 extension Journal {
-    /// The commit thread commits what grew old and what begin() finds full; the checkpoint thread empties the log in
+    /// The commit thread commits what grew old, what begin() finds full and what somebody is to hear of; the checkpoint thread empties the log in
     /// the background, and at once when begin() lacks space.
     func startThreads() {
-        commitThread.start(name: "jext4-commit", intervalMilliseconds: max(1, options.commitSeconds) * 1000) { [self] in
-            // An error has aborted the journal, and whoever waits has been told.
-            do throws(Ext4Error) { try commitNow() } catch {}
+        commitThread.start(name: "jext4-commit", intervalMilliseconds: max(1, options.commitSeconds) * 1000) {
+            [self] wasWoken in commitWhatIsDue(isOld: !wasWoken)
         }
-        checkpointThread.start(name: "jext4-checkpt", intervalMilliseconds: nil) { [self] in
+        answerer.start()
+        checkpointThread.start(name: "jext4-checkpt", intervalMilliseconds: nil) { [self] _ in
             let goal = state.withLock { state in
                 defer { state.isSpaceWanted = false }
                 return state.isSpaceWanted ? CheckpointGoal.space : .background
@@ -36,14 +36,15 @@ extension Journal {
 
     /// Lets nobody in any more and wakes everybody. False when that has happened before.
     private func fail(_ cause: Ext4Error) -> Bool {
-        let isFirst = state.withLock { state in
-            guard state.abortCause == nil else { return false }
+        let told: (answers: [DurabilityAnswer], loss: Ext4Error)? = state.withLock { state in
+            guard state.abortCause == nil else { return nil }
             state.abortCause = cause
             state.running.transaction.become(Transaction.Outcome.failed)
             state.committing?.transaction.become(Transaction.Outcome.failed)
-            return true
+            return (state.takeAnswers(), state.loss)
         }
-        guard isFirst else { return false }
+        guard let told else { return false }
+        answerer.give(told.loss, to: told.answers)
         state.notifyAll()
         commitGate.notifyAll()
         return true
@@ -105,6 +106,7 @@ extension Journal {
         defer {
             commitThread.stop()
             checkpointThread.stop()
+            answerer.stop()
         }
         try emptyLog()
         state.withLock { $0.isClosed = true }

@@ -11,23 +11,34 @@ final class Worker: Sendable {
     private let thread = Mutex<Thread?>(nil)
 
     /// `intervalMilliseconds` nil: only when woken.
-    func start(name: String, intervalMilliseconds: Int?, _ work: @escaping @Sendable () -> Void) {
+    func start(name: String, intervalMilliseconds: Int?, _ work: @escaping @Sendable (_ wasWoken: Bool) -> Void) {
         let body = Thread(name: name) { [state] in
-            while Self.waitForWork(state, intervalMilliseconds) { work() }
+            while true {
+                switch Self.waitForWork(state, intervalMilliseconds) {
+                case .woken: work(true)
+                case .interval: work(false)
+                case .stop: return
+                }
+            }
         }
         thread.withLock { $0 = body }
     }
 
-    /// False when the thread is to end.
-    private static func waitForWork(_ state: Monitor<State>, _ intervalMilliseconds: Int?) -> Bool {
-        func ready(_ state: inout State) -> Bool? {
-            if state.isStopped { return false }
+    private enum Call {
+        case woken
+        case interval
+        case stop
+    }
+
+    private static func waitForWork(_ state: Monitor<State>, _ intervalMilliseconds: Int?) -> Call {
+        func ready(_ state: inout State) -> Call? {
+            if state.isStopped { return .stop }
             guard state.isWanted else { return nil }
             state.isWanted = false
-            return true
+            return .woken
         }
         guard let intervalMilliseconds else { return state.wait(until: ready) }
-        return state.wait(milliseconds: intervalMilliseconds, until: ready) ?? true
+        return state.wait(milliseconds: intervalMilliseconds, until: ready) ?? .interval
     }
 
     /// Work that is already under way is followed by another round.

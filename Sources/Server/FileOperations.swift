@@ -66,12 +66,9 @@ func serveFsync(
     _ raw: fuse_req_t?, _ node: fuse_ino_t, _ dataOnly: CInt, _ file: UnsafeMutablePointer<fuse_file_info>?
 ) {
     let request = unsafe Request(raw)
-    do throws(Ext4Error) {
-        try request.fileSystem.sync(NodeID.inode(node), dataOnly: dataOnly != 0)
-        request.succeed()
-    } catch {
-        request.fail(error)
-    }
+    let fileSystem = request.fileSystem
+    let waiting = WaitingRequest(request)
+    fileSystem.sync(NodeID.inode(node), dataOnly: dataOnly != 0) { waiting.end(with: $0) }
 }
 
 @c(jext4_serve_fallocate)

@@ -163,6 +163,20 @@ internal import Glibc
     }
 }
 
+/// A request that is answered later, by whatever thread has the answer. No thread of the session waits for it.
+final class WaitingRequest: @unchecked Sendable {
+    /// Taken by the one who answers.
+    private var request: Request?
+
+    init(_ request: consuming Request) { self.request = consume request }
+
+    /// Called once.
+    func end(with failure: Ext4Error?) {
+        guard let request = request.take() else { preconditionFailure("a request was answered twice") }
+        if let failure { request.fail(failure) } else { request.succeed() }
+    }
+}
+
 /// The bytes of a C string, without the end mark.
 func cStringBytes(_ text: UnsafePointer<CChar>?) -> [UInt8] {
     guard let text = unsafe text else { return [] }
