@@ -2,8 +2,8 @@ package import Ext4Format
 internal import Synchronization
 
 extension Journal {
-    /// The commit thread commits what grew old, what begin() finds full and what somebody is to hear of; the checkpoint thread empties the log in
-    /// the background, and at once when begin() lacks space.
+    /// The commit thread commits what grew old, what begin() finds full and what somebody is to hear of; the checkpoint
+    /// thread empties the log in the background, and at once when begin() lacks space.
     func startThreads() {
         commitThread.start(name: "jext4-commit", intervalMilliseconds: max(1, options.commitSeconds) * 1000) {
             [self] wasWoken in commitWhatIsDue(isOld: !wasWoken)
