@@ -175,9 +175,7 @@ extension Survey {
     }
 
     private func checkDevice(_ inode: InodeNumber, _ record: InodeRecord) {
-        // The number stands in the first word, or in the second when it needs more bits.
-        let tail = (8..<InodeRecord.areaByteCount).contains { record.blockArea[$0] != 0 }
-        if tail || record.flags.contains(.extents) { report(.device, inode: inode, "it has a mapping") }
+        if record.flags.contains(.extents) { report(.device, inode: inode, "it has a mapping") }
         if record.size != 0 { report(.device, inode: inode, "size \(record.size)") }
     }
 }

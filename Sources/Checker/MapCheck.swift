@@ -25,9 +25,8 @@ extension Survey {
     ) -> MapSummary {
         var summary = MapSummary()
         let area = record.blockArea
-        let isTree = record.flags.contains(.extents)
-        attempt(isTree ? .extentTree : .blockMap, inode: inode) { () throws(Ext4Error) in
-            guard isTree else {
+        attempt(.extentTree, inode: inode) { () throws(Ext4Error) in
+            guard record.flags.contains(.extents) else {
                 var walk = BlockMapWalk(inode: inode, summary: summary)
                 defer { summary = walk.summary }
                 return try walkBlockMap(unsafe area.span.bytes, &walk, visit)
@@ -53,9 +52,6 @@ extension Survey {
     ) throws(Ext4Error) {
         let node = try ExtentNode(
             decoding: bytes, depth: depth, blockCount: superBlock.blockCount, where: "block \(block)")
-        guard node.capacity == ExtentNode.capacity(byteCount: bytes.byteCount) else {
-            throw .corrupt("extent node", where: "block \(block): room for \(node.capacity) entries")
-        }
         switch node.entries {
         case .leaf(let extents):
             for extent in extents {

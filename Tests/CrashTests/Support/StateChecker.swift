@@ -1,5 +1,4 @@
 import BlockIO
-import Checker
 import CrashLab
 import Ext4Format
 import FileSystem
@@ -24,7 +23,7 @@ struct StateChecker {
                 problems.append("floor \(floor), returned \(returned), begun \(begun)")
                 problems += reasons
             }
-            problems += try fsck(ours, "after our recovery")
+            problems += try Structure.complaints(of: ours).map { "after our recovery: \($0)" }
             guard problems.isEmpty, deep else { return problems }
             return try foreignReplay(disk, tree) + again(disk, ours, tree) + use(ours)
         } catch {
@@ -46,14 +45,6 @@ struct StateChecker {
         return tree
     }
 
-    /// Neither e2fsck nor our own checker, which know nothing of each other, has anything to say.
-    private func fsck(_ disk: any BlockDevice, _ when: String) throws -> [String] {
-        image.write(try contents(disk))
-        let check = Tools.run("e2fsck", "-fn", image.path)
-        return VolumeChecker(disk).check().map { "\(when): \($0)" }
-            + (check.status == 0 ? [] : ["e2fsck \(when): exit \(check.status)\n\(check.output)"])
-    }
-
     /// P4: e2fsck replays the same log, and the same tree comes out.
     private func foreignReplay(_ disk: OverlayDevice, _ tree: CapturedTree) throws -> [String] {
         let state = try contents(disk)
@@ -62,9 +53,10 @@ struct StateChecker {
         if Tools.run("dumpe2fs", "-h", image.path).status != 0 { return [] }
         let replay = Tools.run("e2fsck", "-fy", image.path)
         guard replay.status <= 1 else { return ["e2fsck replays with exit \(replay.status)\n\(replay.output)"] }
-        let check = Tools.run("e2fsck", "-fn", image.path)
-        guard check.status == 0 else { return ["e2fsck after its own replay: exit \(check.status)\n\(check.output)"] }
-        let theirs = try Self.recover(MemoryDevice(image.contents))
+        let replayed = MemoryDevice(image.contents)
+        let complaints = try Structure.complaints(of: replayed)
+        guard complaints.isEmpty else { return complaints.map { "after e2fsck's replay: \($0)" } }
+        let theirs = try Self.recover(replayed)
         return theirs == tree ? [] : ["e2fsck's replay gives another tree\n\(replay.output)"]
     }
 
@@ -80,9 +72,10 @@ struct StateChecker {
         guard mount.status == 0 else { return ["the kernel does not mount it: \(mount.output)"] }
         let unmount = Tools.run("umount", folder)
         guard unmount.status == 0 else { return ["umount: \(unmount.output)"] }
-        let check = Tools.run("e2fsck", "-fn", image.path)
-        guard check.status == 0 else { return ["e2fsck after the kernel's replay: \(check.output)"] }
-        let theirs = try recover(MemoryDevice(image.contents))
+        let replayed = MemoryDevice(image.contents)
+        let complaints = try Structure.complaints(of: replayed)
+        guard complaints.isEmpty else { return complaints.map { "after the kernel's replay: \($0)" } }
+        let theirs = try recover(replayed)
         return theirs == tree ? [] : ["the kernel's replay gives another tree"]
     }
 
@@ -134,6 +127,6 @@ struct StateChecker {
         try system.unlink(name, in: .root)
         system.forget(file.inode, count: 1)
         try system.unmount()
-        return try problems + fsck(disk, "after use")
+        return try problems + Structure.complaints(of: disk).map { "after use: \($0)" }
     }
 }

@@ -20,7 +20,7 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
         self.arguments = ["-b", "\(block)", "-J", "size=\(journal)"] + arguments
     }
 
-    static let small = TestVolume("1k", block: 1024, journal: 1)
+    static let small = TestVolume("1k", block: 1024, journal: 1, "-O", "orphan_file")
     static let large = TestVolume("4k", block: 4096, mebibytes: 16, journal: 4)
     static let orphanList = TestVolume("1k-orphan-list", block: 1024, journal: 1, "-O", "^orphan_file")
     static let noChecksums = TestVolume(

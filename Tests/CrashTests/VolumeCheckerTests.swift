@@ -1,0 +1,40 @@
+import BlockIO
+import Checker
+import CrashLab
+import Ext4Format
+import Testing
+
+/// Our checker against e2fsck: what one of them lets pass, so does the other.
+@Suite struct VolumeCheckerTests {
+    /// Both complain of each damage, ours by the name of the rule.
+    @Test(arguments: Damage.all) func bothCheckersSee(_ damage: Damage) throws {
+        var image = try DamagedImage(damage.tree.tree())
+        try damage.body(&image)
+        let findings = VolumeChecker(MemoryDevice(image.bytes)).check()
+        #expect(findings.contains { $0.rule == damage.rule }, "\(findings)")
+        let file = TemporaryFile("damaged", contents: image.bytes)
+        let complaints = Structure.e2fsck(file.path)
+        #expect(complaints.isEmpty == (damage.onlyOurs != nil), "e2fsck: \(complaints)")
+    }
+
+    /// A rule that no damage breaks may as well not be there.
+    @Test func everyRuleIsBrokenOnce() {
+        // Of the device, not of the image: below.
+        let broken = Set(Damage.all.map(\.rule)).union([.readable])
+        #expect(Finding.Rule.allCases.filter { !broken.contains($0) }.isEmpty)
+    }
+
+    @Test(arguments: ImageTree.Kind.allCases) func anImageOfOthersIsWhole(_ kind: ImageTree.Kind) throws {
+        #expect(VolumeChecker(MemoryDevice(try kind.tree().bytes)).check() == [])
+    }
+
+    /// A block that cannot be read is a finding, and the rest is checked all the same.
+    @Test func anUnreadableBlockIsNamed() throws {
+        let image = try DamagedImage(ImageTree.Kind.ext4.tree())
+        let block = image.blocks("/many")[1]
+        let device = FaultyDevice(MemoryDevice(image.bytes))
+        device.arm(.init(.read, ordinal: 1, isPersistent: true, range: block * 1024..<(block + 1) * 1024))
+        let findings = VolumeChecker(device).check()
+        #expect(findings.first?.rule == .readable && findings.first?.block == FSBlock(block))
+    }
+}
