@@ -52,6 +52,7 @@ let package = Package(
         .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(name: "CExt2fs", pkgConfig: "ext2fs", providers: [.apt(["libext2fs-dev"])]),
         .testTarget(name: "Ext4FormatTests", dependencies: ["Ext4Format"], swiftSettings: tests),
         .testTarget(name: "BlockIOTests", dependencies: ["BlockIO", "CrashLab"], swiftSettings: tests),
         .testTarget(
@@ -64,6 +65,7 @@ let package = Package(
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
         .testTarget(
-            name: "CrashTests", dependencies: ["Checker", "CrashLab", "FileSystem", "Threads"], swiftSettings: tests),
+            name: "CrashTests", dependencies: ["CExt2fs", "Checker", "CrashLab", "FileSystem", "Threads"],
+            swiftSettings: tests),
     ]
 )

@@ -9,7 +9,7 @@ fail() { say "$*"; exit 1; }
 
 packages_for() {
     case $1 in
-        build) echo g++ libc6-dev make pkg-config git ca-certificates libfuse3-dev libxxhash-dev ;;
+        build) echo g++ libc6-dev make pkg-config git ca-certificates libfuse3-dev libxxhash-dev libext2fs-dev ;;
         run) echo fuse3 e2fsprogs mount util-linux ;;
         test) echo python3 acl attr sqlite3 stress-ng tar fuse2fs ;;
         bench) echo python3 fio fuse2fs tar ;;

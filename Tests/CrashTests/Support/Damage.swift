@@ -21,6 +21,15 @@ struct Damage: Sendable, CustomTestStringConvertible {
         (self.rule, self.name, self.onlyOurs, self.tree, self.body) = (rule, name, onlyOurs, tree, body)
     }
 
+    /// Whether a walk through all inodes and names that compares what it finds must meet it.
+    var isOfTheTree: Bool {
+        let rules: Set<Finding.Rule> = [
+            .blockNotMarked, .blockLeaked, .blockClaimedTwice, .blockOutside, .inodeChecksum, .inodeNotMarked,
+            .inodeLeaked, .linkCount, .entryTarget, .directoryNames, .blockBitmap, .inodeBitmap,
+        ]
+        return rules.contains(rule)
+    }
+
     static let all = volume + groups + inodes + mappings + attributes + directories + indexes
 
     // MARK: - The volume
