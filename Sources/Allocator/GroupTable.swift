@@ -206,7 +206,9 @@ package final class GroupTable: Sendable {
         let stride = max(1, (1 << 20) / layout.blockByteCount)
         for number in 0..<layout.groupCount {
             if number % (descriptorsPerBlock * UInt32(stride)) == 0 {
-                cache.prefetch(layout.descriptor(of: GroupNumber(number)).block, count: stride)
+                // Behind the last descriptor lies what may be file data or the log.
+                let left = (layout.groupCount - number + descriptorsPerBlock - 1) / descriptorsPerBlock
+                cache.prefetch(layout.descriptor(of: GroupNumber(number)).block, count: min(stride, Int(left)))
             }
             do throws(Ext4Error) {
                 let one = try descriptor(GroupNumber(number))

@@ -133,7 +133,8 @@ package final class MetadataCache: Sendable {
 
     /// Reads what is missing of a run in one transfer: a hint, errors are dropped (they come again at `block`).
     package func prefetch(_ first: FSBlock, count: Int) {
-        guard count > 0, first.rawValue < blockCount else { return }
+        // What nobody may need is not decided.
+        guard count > 0, first.rawValue < blockCount, !(device is any UndecidedDevice) else { return }
         let most = min(UInt64(count), blockCount - first.rawValue, UInt64(Self.prefetchByteCount / blockByteCount))
         var mine: [CachedBlock] = []
         for number in first.rawValue..<first.rawValue + max(1, most) {

@@ -38,6 +38,8 @@ package struct EpochChoices: Sendable {
         ranks = Dictionary(uniqueKeysWithValues: zip(order, 1...))
     }
 
+    package var openUnitCount: Int { units.count }
+
     func isOpen(_ unit: UInt64) -> Bool { choices[unit] != nil }
 
     /// Ascending. All that is open is open in one of them.

@@ -70,8 +70,11 @@ package final class LazyDevice: UndecidedDevice {
 
     package var decisions: [Decision] { state.withLock { $0.decisions } }
 
-    /// The part of all states of the epoch that could have been this run, as a power of two: 0 for all of them. Over all
-    /// runs of an exploration the parts add up to 1.
+    /// Whether decisions are given that have not been met yet.
+    package var hasPlans: Bool { state.withLock { $0.decisions.count < $0.planned.count } }
+
+    /// The part of all states of the epoch that could have been this run, as a power of two: 0 for all of them. Over
+    /// all runs of an exploration the parts add up to 1.
     package var log2Share: Double { state.withLock { $0.log2Share } }
 
     /// A disk on which a program goes the way that it went here: the first, or any, of those that are possible. Without

@@ -1,0 +1,37 @@
+package import BlockIO
+internal import Checker
+package import Ext4Format
+internal import FileSystem
+
+/// Recovers what a power cut left, and says what is wrong then.
+///
+/// Deterministic and in one thread: the same disk gives the same calls and the same answer. What it learns of a disk, it
+/// learns through the device. Several threads may ask at once, each about its own disk.
+package protocol CrashJudge: Sendable {
+    /// A recovery that is refused throws, and that is a failure.
+    func recover(_ disk: any BlockDevice) throws(Ext4Error)
+    /// What is wrong with a recovered disk when power was cut in `epoch`; empty if nothing is.
+    func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String]
+}
+
+/// A mount of jext4 recovers, and the volume must be whole after its unmount.
+package struct StructureJudge: CrashJudge {
+    package init() {}
+
+    /// A fixed clock and no threads, so that every run does the same.
+    static var options: MountOptions {
+        var options = MountOptions()
+        options.manualJournal = true
+        options.clock = { Timestamp(seconds: 1_700_000_000, nanoseconds: 0) }
+        options.firstGeneration = 1
+        return options
+    }
+
+    package func recover(_ disk: any BlockDevice) throws(Ext4Error) {
+        try FileSystem.mount(on: disk, options: Self.options).unmount()
+    }
+
+    package func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+        VolumeChecker(disk).check().map(\.description)
+    }
+}

@@ -1,0 +1,32 @@
+package import BlockIO
+package import Ext4Format
+internal import FileSystem
+
+/// Besides being whole, the recovered volume holds the tree of some prefix of the operations: at least what had been
+/// acknowledged as durable before the power cut, and at most the operation under way.
+package struct HistoryJudge: CrashJudge {
+    private let history: ModelHistory
+    private let progress: WorkloadProgress
+    private let structure = StructureJudge()
+
+    package init(history: ModelHistory, progress: WorkloadProgress) {
+        self.history = history
+        self.progress = progress
+    }
+
+    package func recover(_ disk: any BlockDevice) throws(Ext4Error) { try structure.recover(disk) }
+
+    package func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+        let found = structure.problems(of: disk, in: epoch)
+        guard found.isEmpty else { return found }
+        do throws(Ext4Error) {
+            var options = StructureJudge.options
+            options.readOnly = true
+            let tree = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
+            let (begun, returned) = progress.at(epoch.event)
+            let comparison = TreeComparison(tree, with: history, begun: begun, returned: returned)
+            guard case .impossible(let reasons) = comparison.verdict() else { return [] }
+            return reasons
+        } catch { return ["\(error)"] }
+    }
+}

@@ -1,0 +1,82 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import FileSystem
+import Testing
+
+/// Lazy choice over our own recovery: every state of a workload, in as many runs as recovery can tell apart.
+@Suite struct LazyRecoveryTests {
+    private static let volumes: [TestVolume] = [.small, .narrow]
+
+    /// P2 without sampling: after a power cut at any moment, whatever of the cache was lost, the volume is whole. The
+    /// runs stand for all states, and e2fsck agrees about one state of each of them and about another of the same.
+    @Test(arguments: volumes) func everyStateOfAWorkloadIsWholeAfterRecovery(volume: TestVolume) throws {
+        let outcome = try CrashCampaign(seed: 808, volume: volume, profile: .mixed(60)).record()
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
+        let judge = StructureJudge()
+        var random = SeededRandom(seed: 808)
+        var (paths, widest, external) = (0, 0.0, 0)
+        for epoch in model.epochs {
+            var members: [Picks] = []
+            let choices = EpochChoices(model, epoch)
+            let result = EpochExplorer(model, judge: judge).explore(epoch) { device in
+                members += [device.firstMember(), device.member(&random)]
+            }
+            #expect(result.isComplete && abs(result.share - 1) < 1e-9, "epoch \(epoch.index): \(result.share)")
+            for failure in result.failures { Issue.record("\(volume.name), \(failure)") }
+            paths += result.pathCount
+            widest = max(widest, result.log2StateCount)
+            for picks in random.sample(members, count: 2) {
+                let disk = LazyDevice(choices, picks: picks)
+                try judge.recover(disk)
+                #expect(judge.problems(of: disk, in: epoch) == [])
+                let image = TemporaryFile("member", contents: try contents(disk))
+                let check = Tools.run("e2fsck", "-fn", image.path)
+                #expect(check.status == 0, "\(volume.name), epoch \(epoch.index), \(picks): \(check.output)")
+                external += 1
+            }
+        }
+        // An exploration that finds nothing to explore would be right about nothing.
+        #expect(paths > model.epochs.count && widest > 40)
+        print(
+            "lazy recovery: \(volume.name), \(model.epochs.count) epochs, up to 2^\(Int(widest)) states in one, "
+                + "\(paths) paths, \(external) checked by e2fsck")
+    }
+
+    /// P1 and P2 with names and data: whatever was acknowledged is in every state, and nothing is there in part.
+    @Test(arguments: [TestVolume.small]) func everyStateHoldsWhatWasAcknowledged(volume: TestVolume) throws {
+        let outcome = try CrashCampaign(seed: 909, volume: volume, profile: .mixed(40)).record()
+        let found = try Self.failures(outcome, DiskModel(), stopAfter: 3)
+        for failure in found.failures { Issue.record("\(volume.name), \(failure)") }
+        #expect(found.complete > found.epochs * 9 / 10, "\(found.complete) of \(found.epochs) epochs are complete")
+    }
+
+    /// Neither flushes nor FUA may be left out: both times the exploration must find a state that is wrong.
+    @Test(arguments: [true, false]) func aDiskThatBreaksItsPromiseIsCaught(flush: Bool) throws {
+        let outcome = try CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record()
+        var disk = DiskModel()
+        disk.honoursFlush = !flush
+        disk.honoursFUA = flush
+        let found = try Self.failures(outcome, disk, stopAfter: 1)
+        #expect(!found.failures.isEmpty)
+        print("control: \(flush ? "flushes" : "FUA") ignored, caught after \(found.paths) runs of recovery")
+    }
+
+    private static func failures(
+        _ outcome: CrashCampaign.Outcome, _ disk: DiskModel, stopAfter limit: Int
+    ) throws -> (failures: [EpochResult.Failure], paths: Int, complete: Int, epochs: Int) {
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events, disk: disk)
+        let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        var explorer = EpochExplorer(model, judge: judge)
+        explorer.pathLimit = 64
+        explorer.failureLimit = limit
+        var failures: [EpochResult.Failure] = [], paths = 0, complete = 0
+        for epoch in model.epochs where failures.count < limit {
+            let result = explorer.explore(epoch)
+            failures += result.failures
+            paths += result.pathCount
+            complete += result.isComplete ? 1 : 0
+        }
+        return (failures, paths, complete, model.epochs.count)
+    }
+}
