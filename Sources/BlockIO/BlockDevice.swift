@@ -20,8 +20,8 @@ package protocol BlockDevice: AnyObject, Sendable {
     var isReadOnly: Bool { get }
     func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error)
     func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error)
-    /// Writes the buffers one behind the other in one transfer where the device can.
-    func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error)
+    /// Writes the parts one behind the other in one transfer where the device can. Each is whole sectors.
+    func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error)
     func flush() throws(Ext4Error)
     /// A hint that the range is not in use; what it reads afterwards is undefined. Devices without discard ignore it.
     func discard(at offset: UInt64, count: UInt64) throws(Ext4Error)
@@ -36,11 +36,11 @@ extension BlockDevice {
     package func write(_ buffer: AlignedBuffer, at offset: UInt64, mode: WriteMode = .cached) throws(Ext4Error) {
         try buffer.withBytes { bytes throws(Ext4Error) in try write(bytes, at: offset, mode: mode) }
     }
-    package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+    package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
         var position = offset
-        for buffer in buffers {
-            try write(buffer, at: position, mode: mode)
-            position += UInt64(buffer.byteCount)
+        for part in parts {
+            try part.withBytes { bytes throws(Ext4Error) in try write(bytes, at: position, mode: mode) }
+            position += UInt64(part.byteCount)
         }
     }
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {}

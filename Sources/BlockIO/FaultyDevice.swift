@@ -99,22 +99,22 @@ package final class FaultyDevice: BlockDevice {
         try base.write(bytes, at: offset, mode: mode)
     }
 
-    package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
-        let count = buffers.reduce(0) { $0 + $1.byteCount }
+    package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        let count = parts.reduce(0) { $0 + $1.byteCount }
         try checkRange("write", at: offset, count: count)
         if let fault = meet(.write, offset..<offset + UInt64(count)) {
-            try writeTorn(buffers, at: offset, limit: fault.tornByteCount)
+            try writeTorn(parts, at: offset, limit: fault.tornByteCount)
             throw .io(errno: fault.errno, operation: "write", offset: offset, count: count)
         }
-        try base.write(gathering: buffers, at: offset, mode: mode)
+        try base.write(gathering: parts, at: offset, mode: mode)
     }
 
-    private func writeTorn(_ buffers: [AlignedBuffer], at offset: UInt64, limit: Int) throws(Ext4Error) {
+    private func writeTorn(_ parts: [BufferPart], at offset: UInt64, limit: Int) throws(Ext4Error) {
         var left = limit
         var position = offset
-        for buffer in buffers where left > 0 {
-            let landed = min(left, buffer.byteCount)
-            try buffer.withBytes { bytes throws(Ext4Error) in
+        for part in parts where left > 0 {
+            let landed = min(left, part.byteCount)
+            try part.withBytes { bytes throws(Ext4Error) in
                 try base.write(bytes.extracting(first: landed), at: position, mode: .cached)
             }
             left -= landed

@@ -98,23 +98,24 @@ package final class FileDevice: BlockDevice {
         startWriting(bytes.byteCount, at: offset)
     }
 
-    package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
-        let total = buffers.reduce(0) { $0 + $1.byteCount }
+    package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        let total = parts.reduce(0) { $0 + $1.byteCount }
         try checkRange("write", at: offset, count: total)
         var position = offset
-        var rest = buffers[...]
+        var rest = parts[...]
         while !rest.isEmpty {
-            let part = rest.prefix(Self.vectorLimit)
-            rest = rest.dropFirst(part.count)
-            let count = part.reduce(0) { $0 + $1.byteCount }
-            let vectors = unsafe part.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
+            let some = rest.prefix(Self.vectorLimit)
+            rest = rest.dropFirst(some.count)
+            let count = some.reduce(0) { $0 + $1.byteCount }
+            let vectors = unsafe some.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
             let done = unsafe jext4_pwritev(
                 buffered, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
             if done != count {
-                // A short or interrupted gather is rare: finish it buffer by buffer, where retries are handled.
-                for (index, buffer) in part.enumerated() {
-                    let before = part.prefix(index).reduce(0) { $0 + $1.byteCount }
-                    try write(buffer, at: position + UInt64(before), mode: mode)
+                // A short or interrupted gather is rare: finish it part by part, where retries are handled.
+                var start = position
+                for part in some {
+                    try part.withBytes { bytes throws(Ext4Error) in try write(bytes, at: start, mode: mode) }
+                    start += UInt64(part.byteCount)
                 }
             }
             position += UInt64(count)

@@ -46,14 +46,14 @@ package final class RecordingDevice: BlockDevice {
         }
     }
 
-    package func write(gathering buffers: [AlignedBuffer], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
-        let count = buffers.reduce(0) { $0 + $1.byteCount }
+    package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        let count = parts.reduce(0) { $0 + $1.byteCount }
         try checkRange("write", at: offset, count: count)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(count)
-        for buffer in buffers { bytes += buffer.withBytes { $0.array(0..<buffer.byteCount) } }
+        for part in parts { bytes += part.withBytes { $0.array(0..<part.byteCount) } }
         try report(.write(offset: offset, bytes: bytes, mode: mode)) { () throws(Ext4Error) in
-            try base.write(gathering: buffers, at: offset, mode: mode)
+            try base.write(gathering: parts, at: offset, mode: mode)
         }
     }
 

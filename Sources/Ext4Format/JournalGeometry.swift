@@ -47,7 +47,8 @@ package struct LogGeometry: Equatable, Sendable {
         }
     }
 
-    /// How many blocks transactions may use.
+    /// The blocks that transactions may use, and how many there are.
+    package var ring: Range<UInt32> { first..<end }
     package var count: UInt32 { end - first }
 
     /// The position `count` blocks after `position`, round the end of the log. `count` is at most `self.count`.

@@ -5,7 +5,7 @@ internal import Ext4Format
 struct FastCommitScan {
     private let transaction: TransactionID
     private let area: Range<UInt32>
-    private var reader: LogReader
+    private let reader: LogReader
 
     /// Far above what any tool makes (256 blocks as a rule), so that an image does not decide how much memory it takes.
     private static let maximumByteCount = 16 << 20
@@ -13,20 +13,18 @@ struct FastCommitScan {
     private static let searchLimit = 4096
 
     /// An area that is too large to be one is `.unsupported`.
-    init(
-        transaction: TransactionID, area: Range<UInt32>, blockByteCount: Int, reader: LogReader
-    ) throws(Ext4Error) {
-        guard area.count <= Self.maximumByteCount / blockByteCount else {
+    init(transaction: TransactionID, area: Range<UInt32>, log: LogArea) throws(Ext4Error) {
+        guard area.count <= Self.maximumByteCount / log.blockByteCount else {
             throw .unsupported(
                 features: ["fast_commit"], hint: "a fast-commit area of \(area.count) blocks is not read")
         }
         self.transaction = transaction
         self.area = area
-        self.reader = reader
+        reader = LogReader(log: log, ring: area, memory: LogMemory(for: log, ring: area, keeping: 0))
     }
 
     /// A read error is `.io`; what is wrong inside the area is part of the answer.
-    mutating func run() throws(Ext4Error) -> FastCommitLog {
+    func run() throws(Ext4Error) -> FastCommitLog {
         var log = FastCommitLog(transaction: transaction)
         var position = area.lowerBound
         while position < area.upperBound {
@@ -51,7 +49,7 @@ struct FastCommitScan {
 
     /// Whether a valid commit of this transaction begins behind `position`. What is no commit at all ends at its first
     /// record, so that the limit is for areas that are made to be searched without an end.
-    private mutating func isFollowed(_ position: UInt32) throws(Ext4Error) -> Bool {
+    private func isFollowed(_ position: UInt32) throws(Ext4Error) -> Bool {
         var left = area.count + Self.searchLimit
         for next in position + 1..<max(area.upperBound, position + 1) where left > 0 {
             let (finding, count) = try look(at: next)
@@ -71,13 +69,13 @@ struct FastCommitScan {
         case nothing(FastCommitLog.Problem)
     }
 
-    private mutating func find(at start: UInt32) throws(Ext4Error) -> Finding { try look(at: start).finding }
+    private func find(at start: UInt32) throws(Ext4Error) -> Finding { try look(at: start).finding }
 
     /// What begins at a block, and how many blocks that took.
-    private mutating func look(at start: UInt32) throws(Ext4Error) -> (finding: Finding, count: Int) {
+    private func look(at start: UInt32) throws(Ext4Error) -> (finding: Finding, count: Int) {
         var walk = Walk(transaction: transaction, start: start, isFirst: start == area.lowerBound)
         for position in start..<area.upperBound {
-            let finding = try reader.withBlock(position, limit: area.upperBound) { block throws(Ext4Error) in
+            let finding = try reader.withBlock(position) { block throws(Ext4Error) in
                 walk.pass(block, at: position)
             }
             if let finding { return (finding, Int(position - start) + 1) }

@@ -12,6 +12,8 @@ package final class LogArea: Sendable {
     package let superBlockPosition: UInt32
     package var isJournalDevice: Bool { superBlockPosition > 0 }
     private let runs: [Run]
+    /// The device when its bytes are decided by being read: then nothing is read that is not needed.
+    let undecided: (any UndecidedDevice)?
 
     private struct Run: Sendable {
         let log: UInt32
@@ -49,6 +51,7 @@ package final class LogArea: Sendable {
         blockCount = total
         self.superBlockPosition = superBlockPosition
         self.runs = mapped
+        undecided = device as? any UndecidedDevice
     }
 
     /// Whether a block of the log's own device belongs to the log.
@@ -63,11 +66,13 @@ package final class LogArea: Sendable {
         return FSBlock(run.start + UInt64(position - run.log))
     }
 
-    /// Reads `count` blocks from `first` into the start of `buffer`. The range lies within the area.
-    package func read(_ first: UInt32, count: Int, into buffer: AlignedBuffer) throws(Ext4Error) {
+    /// Reads `count` blocks from `first` to byte `start` of `buffer`. The range lies within the area.
+    package func read(
+        _ first: UInt32, count: Int, into buffer: AlignedBuffer, at start: Int = 0
+    ) throws(Ext4Error) {
         try buffer.withMutableBytes { bytes throws(Ext4Error) in
             try forEachRun(first, count) { offset, range throws(Ext4Error) in
-                var part = bytes._mutatingExtracting(range)
+                var part = bytes._mutatingExtracting(start + range.lowerBound..<start + range.upperBound)
                 try device.read(into: &part, at: offset)
             }
         }

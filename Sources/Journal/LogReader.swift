@@ -1,100 +1,130 @@
 internal import BlockIO
 package import Ext4Format
 
-/// Reads a log forward; single blocks come out of a window. Not for more than one thread.
+/// Reads a ring of log blocks forward; single blocks come out of a window, which is one piece of memory. Not for more
+/// than one thread.
 ///
-/// The window grows as long as the reading goes straight on, and a long way is read ahead by threads. So a short log
-/// costs a small read, and a long one as much as the device needs for it.
-struct LogReader {
+/// The first piece is read in parts that grow for as long as the reading goes straight on, and what follows it is read
+/// ahead by threads. So a short log costs a small read, and a long one as much as the device needs for it.
+final class LogReader {
     private let log: LogArea
-    /// The log's device when its bytes are decided by being read: then nothing is read that is not needed.
-    private let undecided: (any UndecidedDevice)?
-    private var buffer: AlignedBuffer
+    private let ring: Range<UInt32>
+    private let memory: LogMemory
+    private var piece: LogMemory.Piece?
+    /// The blocks that the piece holds.
     private var window: Range<UInt32> = 0..<0
-    /// Bytes read one behind the other so far.
+    /// Blocks read one behind the other so far.
     private var streak = 0
+    private var nextByteCount = LogReader.smallestRead
     private var ahead: LogReadAhead?
     /// Transfers of this reader's own thread, and pieces that were read ahead.
     private(set) var readCount = 0
 
-    private static let smallestWindow = 64 << 10
-    private static let largestWindow = 1 << 20
+    private static let smallestRead = 64 << 10
     /// A streak of this many bytes is worth threads.
-    private static let longStreak = 4 << 20
+    private static let longStreak = 2 << 20
 
-    init(log: LogArea) {
+    /// `ring` lies within the log; behind its last block comes its first.
+    init(log: LogArea, ring: Range<UInt32>, memory: LogMemory) {
         self.log = log
-        undecided = log.device as? any UndecidedDevice
-        let byteCount = undecided == nil ? Self.smallestWindow : 0
-        buffer = AlignedBuffer(byteCount: max(byteCount, log.blockByteCount))
+        self.ring = ring
+        self.memory = memory
     }
 
-    /// Hands out log block `position`, reading from there towards `limit` when it is not at hand. That a block behind
-    /// it cannot be read is no error.
-    mutating func withBlock<R>(
-        _ position: UInt32, limit: UInt32, _ body: (RawSpan) throws(Ext4Error) -> R
-    ) throws(Ext4Error) -> R {
-        if !window.contains(position) { try load(position, limit) }
+    deinit { leavePiece() }
+
+    /// Hands out block `position` of the ring, reading on from there when it is not at hand. That a block behind it
+    /// cannot be read is no error.
+    func withBlock<R>(_ position: UInt32, _ body: (RawSpan) throws(Ext4Error) -> R) throws(Ext4Error) -> R {
+        if !window.contains(position) { try load(position) }
+        guard let piece else { preconditionFailure("a window without its piece") }
         let start = Int(position - window.lowerBound) * log.blockByteCount
-        return try buffer.withBytes { bytes throws(Ext4Error) in
+        return try piece.buffer.withBytes { bytes throws(Ext4Error) in
             try body(bytes.extracting(start..<start + log.blockByteCount))
         }
     }
 
     /// As `withBlock`, for a question without side effects.
-    mutating func ask<Answer: Hashable & Sendable>(
-        _ position: UInt32, limit: UInt32, _ question: (RawSpan) -> Answer
+    func ask<Answer: Hashable & Sendable>(
+        _ position: UInt32, _ question: (RawSpan) -> Answer
     ) throws(Ext4Error) -> Answer {
-        guard let undecided else {
-            return try withBlock(position, limit: limit) { block throws(Ext4Error) in question(block) }
+        guard let undecided = log.undecided else {
+            return try withBlock(position) { block throws(Ext4Error) in question(block) }
         }
         readCount += 1
         let offset = log.home(of: position).rawValue * UInt64(log.blockByteCount)
         return try undecided.ask(at: offset, count: log.blockByteCount, question)
     }
 
-    /// Whether a question that need not be asked should not be.
-    var isUndecided: Bool { undecided != nil }
-
-    private mutating func load(_ position: UInt32, _ limit: UInt32) throws(Ext4Error) {
-        let goesOn = streak > 0 && position == window.upperBound
-        if !goesOn { streak = 0 }
-        if goesOn, let piece = ahead?.next() {
-            window = piece.range
-            buffer = piece.buffer
-            readCount += 1
-            return
-        }
-        if ahead != nil {
-            // The buffer belongs to what ends here.
-            ahead = nil
-            buffer = AlignedBuffer(byteCount: max(Self.smallestWindow, log.blockByteCount))
-        }
-        let most = undecided == nil ? Self.largestWindow : log.blockByteCount
-        let byteCount = max(log.blockByteCount, min(max(streak, Self.smallestWindow), most))
-        if buffer.byteCount < byteCount { buffer = AlignedBuffer(byteCount: byteCount) }
-        let wanted = UInt32(byteCount / log.blockByteCount)
-        try read(position, count: position < limit ? min(wanted, limit - position) : 1)
-        streak += window.count * log.blockByteCount
-        if streak >= Self.longStreak, undecided == nil, window.upperBound < limit {
-            ahead = LogReadAhead(log, range: window.upperBound..<limit)
-        }
+    /// Keeps the block that was handed out last, and answers its place in the memory, or `LogMemory.none`.
+    func keep(_ position: UInt32) -> UInt32 {
+        guard let piece, window.contains(position) else { preconditionFailure("a block that is not at hand") }
+        return memory.keep(Int(position - window.lowerBound), of: piece)
     }
 
-    private mutating func read(_ position: UInt32, count: UInt32) throws(Ext4Error) {
-        window = 0..<0
-        var count = count
+    /// What comes now is a look at what lies behind the end of the log: no more is read ahead than is on its way.
+    func readNoFurtherAhead() { ahead?.readNoFurther() }
+
+    private func load(_ position: UInt32) throws(Ext4Error) {
+        let following = window.upperBound == ring.upperBound ? ring.lowerBound : window.upperBound
+        if window.isEmpty || position != following {
+            startOver()
+        } else if ahead == nil {
+            if position == window.upperBound, window.count < memory.pieceBlockCount { return try grow() }
+            if streak * log.blockByteCount >= Self.longStreak, log.undecided == nil {
+                ahead = LogReadAhead(log, from: position, count: ring.count - streak, in: ring, memory)
+            }
+        }
+        if ahead != nil {
+            if let next = ahead?.next() { return take(next.piece, next.range) }
+            startOver()
+        }
+        leavePiece()
+        piece = memory.open()
+        window = position..<position
+        try grow()
+    }
+
+    private func startOver() {
+        ahead = nil
+        streak = 0
+        nextByteCount = Self.smallestRead
+    }
+
+    private func take(_ next: LogMemory.Piece, _ range: Range<UInt32>) {
+        leavePiece()
+        piece = next
+        window = range
+        streak += range.count
+        readCount += 1
+    }
+
+    /// Reads more blocks behind those that the piece holds.
+    private func grow() throws(Ext4Error) {
+        guard let piece else { return }
+        let position = window.upperBound
+        let room = min(memory.pieceBlockCount - window.count, Int(ring.upperBound - position))
+        var count = max(1, min(nextByteCount / log.blockByteCount, room))
+        let start = window.count * log.blockByteCount
         do throws(Ext4Error) {
-            try log.read(position, count: Int(count), into: buffer)
+            try log.read(position, count: count, into: piece.buffer, at: start)
+            nextByteCount = min(2 * nextByteCount, Self.longStreak)
         } catch {
             guard count > 1 else { throw error }
             // A bad sector behind the end of the log must not keep the log from being read.
             count = 1
-            streak = 0
-            try log.read(position, count: 1, into: buffer)
+            nextByteCount = Self.smallestRead
+            try log.read(position, count: 1, into: piece.buffer, at: start)
         }
         readCount += 1
-        window = position..<position + count
+        streak += count
+        window = window.lowerBound..<position + UInt32(count)
+    }
+
+    private func leavePiece() {
+        if let piece { memory.close(piece) }
+        piece = nil
+        window = 0..<0
     }
 }
 

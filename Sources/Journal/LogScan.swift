@@ -1,3 +1,4 @@
+internal import BlockIO
 package import Ext4Format
 
 /// One walk over a log: finds the end, verifies every checksum on the way, writes nothing.
@@ -13,11 +14,11 @@ struct LogScan {
     /// The log when homes on the same device must not lie in it.
     private let forbidden: LogArea?
     private let log: LogArea
-    private var reader: LogReader
+    private let reader: LogReader
     private var plan: RecoveryPlan
     private let detail: RecoveryPlan.Detail
     private let options: RecoveryOptions
-    private let kept: KeptBlocks
+    private let memory: LogMemory
     private var newest: [UInt64: RecoveryPlan.Copy] = [:]
     /// The blocks of the current transaction, and where each is kept.
     private var blocks: [RecoveryPlan.LoggedBlock] = []
@@ -47,16 +48,15 @@ struct LogScan {
         homeBlockCount = target.blockCount
         forbidden = target.sharesDeviceWithLog ? log : nil
         self.log = log
-        reader = LogReader(log: log)
         // A listing is for eyes, not for replay. And to keep what is not decided would be to decide it.
-        let keepsNothing = detail == .everything || reader.isUndecided
-        let memory = keepsNothing ? 0 : min(options.memoryByteCount, Int(geometry.count) * log.blockByteCount)
-        kept = KeptBlocks(blockByteCount: log.blockByteCount, byteCount: memory)
+        let keepsNothing = detail == .everything || log.undecided != nil
+        memory = LogMemory(for: log, ring: geometry.ring, keeping: keepsNothing ? 0 : options.memoryByteCount)
+        reader = LogReader(log: log, ring: geometry.ring, memory: memory)
         position = superBlock.start
         expected = superBlock.sequence
         plan = RecoveryPlan(
-            superBlock: superBlock, geometry: geometry, limit: options.last, kept: kept, endPosition: superBlock.start,
-            endID: superBlock.sequence, nextSequence: superBlock.sequence)
+            superBlock: superBlock, geometry: geometry, limit: options.last, memory: memory,
+            endPosition: superBlock.start, endID: superBlock.sequence, nextSequence: superBlock.sequence)
     }
 
     mutating func run() throws(Ext4Error) -> RecoveryPlan {
@@ -68,10 +68,7 @@ struct LogScan {
         try checkLimit()
         plan.copies = newest.values.sorted { $0.home < $1.home }
         if !plan.isDamaged, !plan.isCut, !geometry.fastCommit.isEmpty {
-            var scan = try FastCommitScan(
-                transaction: plan.endID, area: geometry.fastCommit, blockByteCount: format.blockByteCount,
-                reader: reader)
-            let found = try scan.run()
+            let found = try FastCommitScan(transaction: plan.endID, area: geometry.fastCommit, log: log).run()
             // Fast commits come behind whatever transaction someone named as the last.
             if options.last == nil { plan.fastCommits = found } else { plan.isCut = !found.commits.isEmpty }
         }
@@ -89,7 +86,7 @@ struct LogScan {
     private mutating func step() throws(Ext4Error) -> RecoveryPlan.Problem? {
         guard passed < geometry.count else { return problem(.endless) }
         let format = format, expected = expected
-        let sight = try reader.ask(position, limit: geometry.end) { block in
+        let sight = try reader.ask(position) { block in
             let header = JournalHeader(decoding: block)
             let isOurs = header?.transaction == expected
             return Sight(header: header, isTailValid: isOurs && format.isTailValid(block))
@@ -133,7 +130,7 @@ struct LogScan {
         let format = format
         var tags: [JournalTag] = []
         var sum = payload
-        try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+        try reader.withBlock(position) { block throws(Ext4Error) in
             try format.forEachTag(in: block) { tag throws(Ext4Error) in tags.append(tag) }
             if format.checksums == .v1 { sum = crc32BE(block, seed: sum) }
         }
@@ -148,17 +145,16 @@ struct LogScan {
     }
 
     private mutating func takeBlock(_ tag: JournalTag) throws(Ext4Error) {
-        let format = format, expected = expected, kept = kept
+        let format = format, expected = expected
         var sum = payload
-        var place = KeptBlocks.none
         var isValid = true
+        var place = LogMemory.none
         if !asksLate {
-            isValid = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+            isValid = try reader.withBlock(position) { block throws(Ext4Error) in
                 if format.checksums == .v1 { sum = crc32BE(block, seed: sum) }
-                guard format.tagChecksum(block, in: expected) == tag.checksum else { return false }
-                place = kept.keep(block)
-                return true
+                return format.tagChecksum(block, in: expected) == tag.checksum
             }
+            if isValid { place = reader.keep(position) }
         }
         payload = sum
         let verdict: RecoveryPlan.Verdict
@@ -183,14 +179,14 @@ struct LogScan {
 
     /// Only in a transaction that was committed does it matter whether its blocks are good. On a device that decides as
     /// late as it can they are looked at when the commit block has been seen.
-    private var asksLate: Bool { reader.isUndecided && format.hasBlockChecksums }
+    private var asksLate: Bool { log.undecided != nil && format.hasBlockChecksums }
 
     /// Up to the first bad one: it decides about all of them.
     private mutating func askLate() throws(Ext4Error) {
         let format = format, expected = expected
         for index in blocks.indices where blocks[index].verdict == .good {
             let block = blocks[index]
-            let isValid = try reader.ask(block.position, limit: geometry.end) {
+            let isValid = try reader.ask(block.position) {
                 format.tagChecksum($0, in: expected) == block.checksum
             }
             guard !isValid else { continue }
@@ -206,7 +202,7 @@ struct LogScan {
         var found: [UInt64] = []
         // Memory is not for the log to decide: of very many records the rest is read again when they are needed.
         let hasRoom = revokes.count < Self.revokeLimit && readRevokeBlocks == current?.revokeBlocks.count
-        let count = try reader.withBlock(position, limit: geometry.end) { block throws(Ext4Error) in
+        let count = try reader.withBlock(position) { block throws(Ext4Error) in
             if hasRoom { format.forEachRevoke(in: block) { found.append($0.rawValue) } }
             return format.revokeCount(of: block)
         }
@@ -231,7 +227,7 @@ struct LogScan {
 
     private mutating func takeCommit() throws(Ext4Error) -> RecoveryPlan.Problem? {
         let format = format, payload = payload, hasSeenPayload = hasSeenPayload
-        let seal = try reader.ask(position, limit: geometry.end) { block -> Seal? in
+        let seal = try reader.ask(position) { block -> Seal? in
             guard format.isCommitValid(block) else { return nil }
             return Seal(
                 isPayloadValid: format.isPayloadValid(block, payload: payload, seenBefore: hasSeenPayload),
@@ -275,7 +271,7 @@ struct LogScan {
         if damage == nil { damage = transaction.problem }
         if let limit = options.last, transaction.id.isNewer(than: limit) { plan.isCut = true }
         guard damage == nil, !plan.isCut else {
-            for place in places { kept.release(place) }
+            for place in places { memory.release(place) }
             plan.unapplied.append(transaction)
             return
         }
@@ -283,17 +279,16 @@ struct LogScan {
             let copy = RecoveryPlan.Copy(
                 home: block.home, position: block.position, isEscaped: block.isEscaped, checksum: block.checksum,
                 transaction: transaction.id, place: place)
-            if let older = newest.updateValue(copy, forKey: block.home.rawValue) { kept.release(older.place) }
+            if let older = newest.updateValue(copy, forKey: block.home.rawValue) { memory.release(older.place) }
         }
         // A revoke hides copies of its own transaction and of older ones, and those are all that is known by now.
         for home in revokes { hide(home) }
         let format = format
-        var again = LogReader(log: log)
+        let again = AlignedBuffer(byteCount: log.blockByteCount)
         for position in transaction.revokeBlocks.dropFirst(readRevokeBlocks) {
             var found: [UInt64] = []
-            try again.withBlock(position, limit: position + 1) { block throws(Ext4Error) in
-                format.forEachRevoke(in: block) { found.append($0.rawValue) }
-            }
+            try log.read(position, count: 1, into: again)
+            again.withBytes { format.forEachRevoke(in: $0) { found.append($0.rawValue) } }
             for home in found { hide(home) }
         }
         plan.transactions.append(transaction)
@@ -301,7 +296,7 @@ struct LogScan {
 
     private mutating func hide(_ home: UInt64) {
         guard let copy = newest.removeValue(forKey: home) else { return }
-        kept.release(copy.place)
+        memory.release(copy.place)
         plan.revokedCopyCount += 1
     }
 
@@ -317,7 +312,7 @@ struct LogScan {
     private mutating func conclude(at stop: RecoveryPlan.Problem) throws(Ext4Error) {
         var stop = stop
         let last = takeCurrent()
-        for place in places { kept.release(place) }
+        for place in places { memory.release(place) }
         let ahead = try lookAhead(from: stop)
         if ahead.isLeftover && ahead.newestCommit == nil {
             stop = RecoveryPlan.Problem(kind: .leftover, position: stop.position)
@@ -362,6 +357,7 @@ struct LogScan {
         let span = geometry.count
         let patience = max(3 * (format.tagsPerDescriptor + 1), Self.patienceByteCount / format.blockByteCount)
         var outlook = Outlook()
+        reader.readNoFurtherAhead()
         var at = stop.position
         var quiet = 0
         let mayOvertake = format.isAsync && stop.kind.isTear
@@ -391,7 +387,7 @@ struct LogScan {
     private mutating func sightAhead(_ position: UInt32) throws(Ext4Error) -> SightAhead {
         let format = format, expected = expected, lastTime = lastTime, span = geometry.count
         do throws(Ext4Error) {
-            return try reader.ask(position, limit: geometry.end) { block -> SightAhead in
+            return try reader.ask(position) { block -> SightAhead in
                 guard let header = JournalHeader(decoding: block) else { return .nothing }
                 let distance = header.transaction.rawValue &- expected.rawValue
                 guard distance < span else { return .nothing }
@@ -441,11 +437,10 @@ extension RecoveryPlan {
         of transaction: LoggedTransaction, in log: LogArea, _ body: (FSBlock) -> Void
     ) throws(Ext4Error) {
         let format = JournalFormat(superBlock)
-        var reader = LogReader(log: log)
+        let buffer = AlignedBuffer(byteCount: log.blockByteCount)
         for position in transaction.revokeBlocks {
-            try reader.withBlock(position, limit: position + 1) { block throws(Ext4Error) in
-                format.forEachRevoke(in: block, body)
-            }
+            try log.read(position, count: 1, into: buffer)
+            buffer.withBytes { format.forEachRevoke(in: $0, body) }
         }
     }
 }

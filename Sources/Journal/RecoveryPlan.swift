@@ -116,7 +116,7 @@ package struct RecoveryPlan: Sendable {
         package let isEscaped: Bool
         package let checksum: UInt32
         package let transaction: TransactionID
-        /// Where the scan has kept it.
+        /// Where the scan has kept it; `LogMemory.none` where it has not.
         var place: UInt32
     }
 
@@ -124,7 +124,7 @@ package struct RecoveryPlan: Sendable {
     package internal(set) var geometry: LogGeometry
     /// What the caller wanted to be the last transaction that is applied.
     package let limit: TransactionID?
-    let kept: KeptBlocks
+    let memory: LogMemory
     /// Complete and valid, oldest first: what replay applies.
     package internal(set) var transactions: [LoggedTransaction] = []
     /// What begins behind the last of those and is not applied: torn, damaged, or behind damage.

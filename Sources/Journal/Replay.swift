@@ -26,8 +26,8 @@ extension RecoveryPlan {
         var writer = HomeWriter(blockByteCount: log.blockByteCount, total: copies.count, device, progress)
         // Each block has one copy in the plan, so the order of blocks is free: what is in memory goes in the order of
         // the homes, what is not in the order of the log, some MiB at a time, and those again sorted.
-        try writer.write(copies.filter { $0.place != KeptBlocks.none }, from: kept)
-        let rest = copies.filter { $0.place == KeptBlocks.none }.sorted { logOrder($0) < logOrder($1) }
+        try writer.write(copies.filter { $0.place != LogMemory.none }, from: memory)
+        let rest = copies.filter { $0.place == LogMemory.none }.sorted { logOrder($0) < logOrder($1) }
         if !rest.isEmpty { try writeUnkept(rest, log, &writer) }
         writer.report(.flushing)
         try device.flush()
@@ -37,27 +37,36 @@ extension RecoveryPlan {
     private func logOrder(_ copy: Copy) -> UInt32 { geometry.distance(from: superBlock.start, to: copy.position) }
 
     private func writeUnkept(_ rest: [Copy], _ log: LogArea, _ writer: inout HomeWriter) throws(Ext4Error) {
-        let format = JournalFormat(superBlock)
-        let size = log.blockByteCount
-        let batchBlockCount = max(1, min(rest.count, Self.batchByteCount / size))
-        let held = KeptBlocks(blockByteCount: size, byteCount: batchBlockCount * size)
-        var reader = LogReader(log: log)
-        for first in stride(from: 0, to: rest.count, by: batchBlockCount) {
-            var batch = Array(rest[first..<min(first + batchBlockCount, rest.count)])
-            for index in batch.indices {
-                let copy = batch[index]
-                batch[index].place = try reader.withBlock(copy.position, limit: geometry.end) {
-                    block throws(Ext4Error) in
-                    guard format.tagChecksum(block, in: copy.transaction) == copy.checksum else {
-                        throw .corrupt("logged block, good when it was scanned", where: "log block \(copy.position)")
-                    }
-                    return held.keep(block)
-                }
-            }
-            try writer.write(batch.sorted { $0.home < $1.home }, from: held)
-            for copy in batch { held.release(copy.place) }
+        let batchMemory = LogMemory(
+            for: log, ring: geometry.ring, keeping: min(Self.batchByteCount, rest.count * log.blockByteCount))
+        let reader = LogReader(log: log, ring: geometry.ring, memory: batchMemory)
+        var batch: [Copy] = []
+        func write() throws(Ext4Error) {
+            try writer.write(batch.sorted { $0.home < $1.home }, from: batchMemory)
+            for copy in batch { batchMemory.release(copy.place) }
+            batch.removeAll(keepingCapacity: true)
         }
+        for var copy in rest {
+            copy.place = try readAgain(copy, reader)
+            if copy.place == LogMemory.none {
+                try write()
+                copy.place = try readAgain(copy, reader)
+            }
+            batch.append(copy)
+        }
+        try write()
         writer.counters.reads = reader.readCount
+    }
+
+    private func readAgain(_ copy: Copy, _ reader: LogReader) throws(Ext4Error) -> UInt32 {
+        let format = JournalFormat(superBlock)
+        let isValid = try reader.withBlock(copy.position) { block throws(Ext4Error) in
+            format.tagChecksum(block, in: copy.transaction) == copy.checksum
+        }
+        guard isValid else {
+            throw .corrupt("logged block, good when it was scanned", where: "log block \(copy.position)")
+        }
+        return reader.keep(copy.position)
     }
 
     /// Lets the log begin behind its last commit, with the transaction that would come next, so that fast commits stay
@@ -91,16 +100,17 @@ extension RecoveryPlan {
     }
 }
 
-/// Writes copies home, neighbours together.
+/// Writes copies home from where they lie, neighbours together.
 private struct HomeWriter {
     private let blockByteCount: Int
     private let device: any BlockDevice
     private let progress: RecoveryProgress.Handler?
     private let total: Int
-    private let run: AlignedBuffer
+    private let runBlockCount: Int
     var counters = ReplayCounters()
 
-    private static let runByteCount = 4 << 20
+    /// Large enough for any disk, and small enough that it has work early.
+    private static let runByteCount = 1 << 20
     private static let progressBlockCount = 1024
 
     init(
@@ -110,26 +120,23 @@ private struct HomeWriter {
         self.total = total
         self.device = device
         self.progress = progress
-        let most = max(1, Self.runByteCount / blockByteCount)
-        run = AlignedBuffer(byteCount: max(1, min(most, total)) * blockByteCount)
+        runBlockCount = max(1, Self.runByteCount / blockByteCount)
     }
 
-    /// `copies` are sorted by home, each home once, and lie in `kept`.
-    mutating func write(_ copies: [RecoveryPlan.Copy], from kept: KeptBlocks) throws(Ext4Error) {
+    /// `copies` are sorted by home, each home once, and lie in `memory`.
+    mutating func write(_ copies: [RecoveryPlan.Copy], from memory: LogMemory) throws(Ext4Error) {
         var start = 0
         while start < copies.count {
             let home = copies[start].home.rawValue
+            var parts: [BufferPart] = []
             var count = 0
-            while start + count < copies.count, (count + 1) * blockByteCount <= run.byteCount,
+            while start + count < copies.count, count < runBlockCount,
                 copies[start + count].home.rawValue == home + UInt64(count)
             {
-                take(copies[start + count], from: kept, into: count)
+                add(copies[start + count], from: memory, to: &parts)
                 count += 1
             }
-            try run.withBytes { bytes throws(Ext4Error) in
-                try device.write(
-                    bytes.extracting(0..<count * blockByteCount), at: home * UInt64(blockByteCount), mode: .cached)
-            }
+            try device.write(gathering: parts, at: home * UInt64(blockByteCount), mode: .cached)
             start += count
             let before = counters.blocks
             counters.writes += 1
@@ -138,15 +145,18 @@ private struct HomeWriter {
         }
     }
 
-    private func take(_ copy: RecoveryPlan.Copy, from kept: KeptBlocks, into index: Int) {
-        kept.withBlock(copy.place) { source in
-            run.withMutableBytes { bytes in
-                let offset = index * blockByteCount
-                bytes.copy(source, at: offset)
-                guard copy.isEscaped else { return }
-                var block = bytes._mutatingExtracting(offset..<offset + blockByteCount)
+    private func add(_ copy: RecoveryPlan.Copy, from memory: LogMemory, to parts: inout [BufferPart]) {
+        let part = memory.part(at: copy.place)
+        if copy.isEscaped {
+            part.buffer.withMutableBytes { bytes in
+                var block = bytes._mutatingExtracting(part.range)
                 JournalHeader.setMagic(JournalHeader.magic, in: &block)
             }
+        }
+        if let last = parts.last, last.buffer === part.buffer, last.range.upperBound == part.range.lowerBound {
+            parts[parts.count - 1] = BufferPart(last.buffer, last.range.lowerBound..<part.range.upperBound)
+        } else {
+            parts.append(part)
         }
     }
 

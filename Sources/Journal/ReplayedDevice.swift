@@ -5,13 +5,13 @@ extension RecoveryPlan {
     /// The volume as `apply` would leave its blocks, for looking at: read-only, and each replaced block that the scan
     /// has not kept is read from the log when it is asked for. Neither `device` nor the log may change meanwhile.
     package func replayed(over device: any BlockDevice, from log: LogArea) -> PatchedDevice {
-        let copies = copies, superBlock = superBlock, kept = kept
+        let copies = copies, superBlock = superBlock, memory = memory
         return PatchedDevice(
             over: device, blockByteCount: log.blockByteCount, blocks: copies.map(\.home.rawValue)
         ) { index, block throws(Ext4Error) in
             let copy = copies[index]
-            if copy.place != KeptBlocks.none {
-                kept.withBlock(copy.place) { block.copy($0, at: 0) }
+            if copy.place != LogMemory.none {
+                memory.part(at: copy.place).withBytes { block.copy($0, at: 0) }
                 if copy.isEscaped { JournalHeader.setMagic(JournalHeader.magic, in: &block) }
                 return
             }

@@ -48,11 +48,15 @@ struct OpenImage {
         _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, upTo last: UInt32? = nil
     ) throws(Ext4Error) -> RecoveryPlan {
         var options = RecoveryOptions()
+        options.memoryByteCount = max(options.memoryByteCount, Self.quarterOfMemory)
         options.last = last.map { TransactionID($0) }
         options.progress = progress?.handler
         defer { progress?.end() }
         return try volume.plan(journal, detail: detail, options: options)
     }
+
+    /// No log that mke2fs makes is larger than a common machine can hold at once, and then it is read once only.
+    private static var quarterOfMemory: Int { sysconf(CInt(_SC_PHYS_PAGES)) / 4 * sysconf(CInt(_SC_PAGESIZE)) }
 
     static func claim(_ image: String, forWriting: Bool) throws(Ext4Error) -> ImageClaim {
         guard let path = resolvedPath(image) else {

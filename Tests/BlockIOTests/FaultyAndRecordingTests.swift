@@ -34,9 +34,9 @@ import Testing
     @Test func aTornGatherLeavesItsFirstSectors() throws {
         let base = MemoryDevice(byteCount: 8192)
         let device = FaultyDevice(base, faults: [.init(.write, ordinal: 1, tornByteCount: 1536)])
-        let buffers = (0..<3).map { _ in AlignedBuffer(byteCount: 1024) }
-        for buffer in buffers { buffer.withMutableBytes { $0.fill(0..<1024, with: 3) } }
-        #expect(throws: Ext4Error.self) { try device.write(gathering: buffers, at: 0, mode: .cached) }
+        let parts = (0..<3).map { _ in BufferPart(AlignedBuffer(byteCount: 2048), 512..<1536) }
+        for part in parts { part.buffer.withMutableBytes { $0.fill(part.range, with: 3) } }
+        #expect(throws: Ext4Error.self) { try device.write(gathering: parts, at: 0, mode: .cached) }
         #expect(base.bytes[..<1536].allSatisfy { $0 == 3 } && base.bytes[1536...].allSatisfy { $0 == 0 })
     }
 }
@@ -66,7 +66,7 @@ import Testing
         let faulty = FaultyDevice(MemoryDevice(byteCount: 8192), faults: [.init(.flush, ordinal: 2)])
         let device = RecordingDevice(faulty, recorder: notes)
         try put([UInt8](repeating: 1, count: 512), on: device, at: 512, .throughToMedia)
-        let pair = [AlignedBuffer(byteCount: 1024), AlignedBuffer(byteCount: 1024)]
+        let pair = [0..<1024, 512..<1536].map { BufferPart(AlignedBuffer(byteCount: 4096), $0) }
         try device.write(gathering: pair, at: 0, mode: .cached)
         try device.flush()
         device.mark("here")
