@@ -117,7 +117,8 @@ package final class BlockAllocator: Sendable {
 
     /// Takes up to `count` adjacent blocks near `goal` out of the in-core map and out of the reservation: at least
     /// one, maybe fewer than asked, all in one group. Nothing on disk changes. ENOSPC only when the reservation is used
-    /// up. `.corrupt` when the volume has fewer free blocks than it says.
+    /// up. `.corrupt` when the volume has fewer free blocks than it says, `.io` when others may be in bitmaps that
+    /// cannot be read.
     package func stage(
         upTo count: UInt32, goal: FSBlock, from reservation: BlockReservation
     ) throws(Ext4Error) -> BlockRun {
@@ -217,6 +218,8 @@ package final class BlockAllocator: Sendable {
                 if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
             }
         }
+        // A bitmap that cannot be read is no damage of the volume.
+        if let failure = counts.withLock({ $0.unreadable }) { throw failure }
         throw .corrupt("free block count", where: "blocks promised by the counts are in no bitmap")
     }
 
@@ -341,6 +344,7 @@ package final class BlockAllocator: Sendable {
 
     /// The free blocks of the group leave the counts, as far as its descriptor can be believed.
     private func takeOutOfUse(_ group: GroupNumber, _ error: Ext4Error) {
+        if case .io = error { counts.withLock { $0.unreadable = $0.unreadable ?? error } }
         let count = (try? groups.descriptor(group))?.freeBlockCount ?? 0
         groups.withOrders { $0.setOrder(nil, of: group.rawValue) }
         counts.withLock { $0.lost += UInt64(count) }
