@@ -16,6 +16,9 @@ package struct ModelNode: Sendable {
     package var content: [UInt8] = []
     /// Of a file: whether each block has been written, so that writing it again is done in place.
     package var isMapped: [Bool] = []
+    /// Of a file: the blocks that fallocate gave it and nobody has written yet.
+    package var isPreallocated: Set<Int> = []
+    package var allocatedBlockCount: Int { isMapped.count(where: \.self) + isPreallocated.count }
     /// Of a directory; "." and ".." are left out.
     package var entries: [[UInt8]: ModelNodeID] = [:]
     package var parent = ModelNodeID.root
@@ -192,6 +195,7 @@ package struct ModelTree: Sendable {
                 node.isMapped += [Bool](repeating: false, count: last + 1 - node.isMapped.count)
             }
             for block in blocks { node.isMapped[block] = true }
+            node.isPreallocated.subtract(blocks)
             if !isOverwrite { node.remappedBy = operation }
         }
         return inPlace
@@ -207,8 +211,46 @@ package struct ModelTree: Sendable {
             } else {
                 node.content.removeLast(node.content.count - size)
                 if blocks < node.isMapped.count { node.isMapped.removeLast(node.isMapped.count - blocks) }
+                node.isPreallocated = node.isPreallocated.filter { $0 < blocks }
             }
         }
+    }
+
+    /// fallocate without a flag or with FALLOC_FL_KEEP_SIZE: what had no block has one that reads as zeros.
+    mutating func allocate(_ range: Range<Int>, in id: ModelNodeID, keepsSize: Bool, by operation: Int) {
+        let blocks = range.lowerBound / blockByteCount...(range.upperBound - 1) / blockByteCount
+        change(id, by: operation) { node in
+            node.remappedBy = operation
+            let missing = blocks.filter { $0 >= node.isMapped.count || !node.isMapped[$0] }
+            node.isPreallocated.formUnion(missing)
+            if !keepsSize, range.upperBound > node.content.count {
+                node.content += [UInt8](repeating: 0, count: range.upperBound - node.content.count)
+            }
+        }
+    }
+
+    /// fallocate with FALLOC_FL_PUNCH_HOLE: whole blocks go, what is left of the others is written over in place. Gives
+    /// the byte ranges of these.
+    mutating func punch(_ range: Range<Int>, in id: ModelNodeID, by operation: Int) -> [Range<Int>] {
+        let unit = blockByteCount
+        let whole =
+            (range.lowerBound + unit - 1) / unit..<max((range.lowerBound + unit - 1) / unit, range.upperBound / unit)
+        let touched = range.lowerBound / unit...(range.upperBound - 1) / unit
+        var inPlace: [Range<Int>] = []
+        change(id, by: operation) { node in
+            node.remappedBy = operation
+            let end = min(range.upperBound, node.content.count)
+            for byte in min(range.lowerBound, end)..<end { node.content[byte] = 0 }
+            for block in touched where block < node.isMapped.count && node.isMapped[block] {
+                if whole.contains(block) {
+                    node.isMapped[block] = false
+                } else {
+                    inPlace.append(block * unit..<(block + 1) * unit)
+                }
+            }
+            node.isPreallocated.subtract(whole)
+        }
+        return inPlace
     }
 
     private func range(ofBlock block: Int) -> Range<Int> { block * blockByteCount..<(block + 1) * blockByteCount }

@@ -13,6 +13,9 @@ package enum Operation: Sendable, CustomStringConvertible {
     /// The bytes are `Operation.pattern` of the stamp.
     case write(ModelNodeID, at: Int, count: Int, stamp: UInt64)
     case truncate(ModelNodeID, to: Int)
+    /// fallocate, with `keepsSize` beyond the end of the file too.
+    case allocate(ModelNodeID, at: Int, count: Int, keepsSize: Bool)
+    case punch(ModelNodeID, at: Int, count: Int)
     case changeMode(ModelNodeID, mode: UInt16)
     case setAttribute(ModelNodeID, [UInt8], [UInt8])
     case removeAttribute(ModelNodeID, [UInt8])
@@ -47,6 +50,9 @@ package enum Operation: Sendable, CustomStringConvertible {
         case .write(let id, let offset, let count, let stamp):
             return "write \(id) at \(offset) +\(count), stamp \(stamp)"
         case .truncate(let id, let size): return "truncate \(id) to \(size)"
+        case .allocate(let id, let offset, let count, let keepsSize):
+            return "fallocate \(id) at \(offset) +\(count)\(keepsSize ? ", size kept" : "")"
+        case .punch(let id, let offset, let count): return "punch \(id) at \(offset) +\(count)"
         case .changeMode(let id, let mode): return "chmod \(id) \(String(mode, radix: 8))"
         case .setAttribute(let id, let name, let value): return "setxattr \(id) \(text(name)) of \(value.count) bytes"
         case .removeAttribute(let id, let name): return "removexattr \(id) \(text(name))"
@@ -127,6 +133,10 @@ package struct ModelHistory: Sendable {
             let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
             return tree.write(bytes, to: id, at: offset, by: index).map { (id, $0) }
         case .truncate(let id, let size): tree.truncate(id, to: size, by: index)
+        case .allocate(let id, let offset, let count, let keepsSize):
+            tree.allocate(offset..<offset + count, in: id, keepsSize: keepsSize, by: index)
+        case .punch(let id, let offset, let count):
+            return tree.punch(offset..<offset + count, in: id, by: index).map { (id, $0) }
         case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & 0o170000 | mode }
         case .setAttribute(let id, let name, let value): tree.change(id, by: index) { $0.attributes[name] = value }
         case .removeAttribute(let id, let name): tree.change(id, by: index) { $0.attributes[name] = nil }

@@ -11,6 +11,8 @@ package struct CapturedNode: Equatable, Sendable {
     package var entries: [[UInt8]: InodeNumber] = [:]
     package var attributes: [[UInt8]: [UInt8]] = [:]
     package var deviceMajor: UInt32 = 0, deviceMinor: UInt32 = 0
+    /// What is allocated, in units of 512 bytes.
+    package var sectorCount: UInt64 = 0
 
     package init(mode: UInt16, linkCount: UInt32, size: UInt64) {
         self.mode = mode
@@ -23,6 +25,13 @@ package struct CapturedNode: Equatable, Sendable {
 package struct CapturedTree: Equatable, Sendable {
     package var nodes: [InodeNumber: CapturedNode] = [:]
     package init() {}
+
+    /// The same without what is allocated: e2fsck makes extent trees smaller where it can.
+    package var withoutAllocation: Self {
+        var tree = self
+        for inode in nodes.keys { tree.nodes[inode]?.sectorCount = 0 }
+        return tree
+    }
 }
 
 /// Compares what a power cut left with what it may have left.

@@ -37,6 +37,7 @@ extension CapturedTree {
         var node = CapturedNode(mode: attributes.mode, linkCount: attributes.linkCount, size: attributes.size)
         node.deviceMajor = attributes.deviceMajor
         node.deviceMinor = attributes.deviceMinor
+        node.sectorCount = attributes.sectorCount
         switch ModelNode.Kind(rawValue: attributes.mode >> 12) {
         case .file: node.content = try readFile(number, attributes.size, system)
         case .symlink: node.content = try system.readLink(number)

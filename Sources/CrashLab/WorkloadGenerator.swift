@@ -2,7 +2,7 @@
 package struct WorkloadProfile: Sendable {
     package enum Call: Sendable, CaseIterable {
         case create, special, directory, symlink, link, unlink, removeDirectory, rename, replace, exchange
-        case append, overwrite, sparse, truncate, mode, attribute, removeAttribute
+        case append, overwrite, sparse, truncate, allocate, punch, mode, attribute, removeAttribute
         case hold, release, forget, sync, dataSync, directorySync, syncAll, remount
     }
     /// How often each call is chosen; calls that are not named are not made.
@@ -27,7 +27,7 @@ package struct WorkloadProfile: Sendable {
             [
                 (.create, 14), (.special, 1), (.directory, 6), (.symlink, 4), (.link, 5), (.unlink, 8),
                 (.removeDirectory, 3), (.rename, 7), (.replace, 5), (.exchange, 3), (.append, 16), (.overwrite, 12),
-                (.sparse, 5), (.truncate, 6),
+                (.sparse, 5), (.truncate, 6), (.allocate, 3), (.punch, 3),
                 (.mode, 2), (.attribute, 5), (.removeAttribute, 2), (.hold, 3), (.release, 3), (.forget, 6), (.sync, 6),
                 (.dataSync, 4), (.directorySync, 2), (.syncAll, 2), (.remount, 1),
             ])
@@ -54,7 +54,7 @@ package struct WorkloadProfile: Sendable {
             operationCount,
             [
                 (.create, 6), (.unlink, 3), (.replace, 3), (.append, 24), (.overwrite, 26), (.sparse, 8),
-                (.truncate, 8),
+                (.truncate, 8), (.allocate, 5), (.punch, 5),
                 (.hold, 2), (.release, 2), (.forget, 2), (.sync, 8), (.dataSync, 10), (.syncAll, 2),
             ])
         profile.fileByteCount = 256 << 10
@@ -98,7 +98,7 @@ package struct WorkloadGenerator {
         switch call {
         case .create, .special, .directory, .symlink, .link: return addition(call, tree)
         case .unlink, .removeDirectory, .rename, .replace, .exchange: return nameChange(call, tree)
-        case .append, .overwrite, .sparse, .truncate: return dataChange(call, tree)
+        case .append, .overwrite, .sparse, .truncate, .allocate, .punch: return dataChange(call, tree)
         case .mode:
             let mode: UInt16 = .random(in: 0...0o777, using: &random) | 0o400
             return pick(tree) { $0.kind != .symlink }.map { .changeMode($0, mode: mode) }
@@ -178,6 +178,13 @@ package struct WorkloadGenerator {
         case .sparse:
             let offset = Int.random(in: 0..<limit, using: &random)
             return .write(id, at: offset, count: min(count, limit - offset), stamp: nextStamp())
+        case .allocate:
+            let offset = Int.random(in: 0..<limit, using: &random)
+            return .allocate(
+                id, at: offset, count: min(count, limit - offset), keepsSize: random.once(in: 2))
+        case .punch:
+            guard size > 0 else { return nil }
+            return .punch(id, at: Int.random(in: 0..<size, using: &random), count: count)
         default:
             let greatest = random.once(in: 4) ? 0 : random.once(in: 3) ? limit : size
             let target = Int.random(in: 0...greatest, using: &random)

@@ -90,6 +90,12 @@ package final class WorkloadRun {
             var changes = AttributeChanges()
             changes.size = UInt64(size)
             try check(try system.setAttributes(of: try number(id, tree), changes).size == UInt64(size), "size")
+        case .allocate(let id, let offset, let count, let keepsSize):
+            try system.allocate(
+                try number(id, tree), at: UInt64(offset), count: UInt64(count), mode: keepsSize ? .keepSize : [])
+        case .punch(let id, let offset, let count):
+            try system.allocate(
+                try number(id, tree), at: UInt64(offset), count: UInt64(count), mode: [.punchHole, .keepSize])
         case .changeMode(let id, let mode):
             var changes = AttributeChanges()
             changes.mode = mode

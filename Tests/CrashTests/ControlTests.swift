@@ -12,7 +12,7 @@ import Testing
     /// A device that promises to flush and does not loses committed operations.
     @Test func aDeviceThatIgnoresFlushesIsCaught() throws {
         let outcome = try Self.campaign.record()
-        let failures = Self.campaign.check(outcome, honoursFlush: false, stopAfter: 3)
+        let failures = try Self.campaign.check(outcome, honoursFlush: false, stopAfter: 3)
         #expect(failures.count == 3)
     }
 
@@ -44,7 +44,8 @@ import Testing
             ticket: ticket, .write(offset: at, bytes: [UInt8](repeating: 0, count: bytes.count), mode: mode))
         outcome.events = Array(outcome.events[...synced])
         let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
-        let checker = StateChecker(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        let checker = try StateChecker(
+            history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
         var failures = 0
         states.forEach([CrashPoint(event: synced, loss: .everything)]) { point, disk in
             if !checker.problems(point, disk, deep: false).isEmpty { failures += 1 }
@@ -72,7 +73,7 @@ import Testing
             outcome.events[index] = .submitted(ticket: ticket, .write(offset: offset, bytes: bytes, mode: mode))
         }
         #expect(spoiled > 0)
-        let failures = Self.campaign.check(outcome, honoursFlush: true, stopAfter: 3)
+        let failures = try Self.campaign.check(outcome, honoursFlush: true, stopAfter: 3)
         #expect(!failures.isEmpty)
     }
 }

@@ -90,7 +90,7 @@ import Testing
 
         private func stateProblems(_ history: ModelHistory, _ events: [Trace.Event]) throws -> [String] {
             let states = CrashStates(base: MemoryDevice(base), events: events)
-            let checker = StateChecker(history: history, progress: WorkloadProgress(events))
+            let checker = try StateChecker(history: history, progress: WorkloadProgress(events), base: base)
             let losses: [CrashPoint.Loss] = [.nothing, .everything] + (0..<2).map { .some(seed: $0) }
             var problems: [String] = []
             states.forEach(losses.map { CrashPoint(event: events.count - 1, loss: $0) }) { point, disk in

@@ -6,15 +6,41 @@ import Testing
 
 /// One workload on one volume, and what power cuts make of it.
 struct CrashCampaign: Sendable {
+    enum Workload: Sendable {
+        case random(WorkloadProfile)
+        case operations([Operation])
+    }
+    /// Chooses the operations of a random workload, and which states are looked at.
     let seed: UInt64
     let volume: TestVolume
-    let profile: WorkloadProfile
+    let workload: Workload
     /// How many states of each kind, besides the flush boundaries.
-    var prefixes = 12, inFlight = 8, subsets = 20
+    var prefixes: Int, inFlight: Int, subsets: Int
     /// At most so many flush boundaries.
     var boundaries = 24
-    /// Every so many-th state is replayed by e2fsck and recovered again as well.
-    var deepEvery = 8
+    /// Every so many-th state is asked everything.
+    var deepEvery = 10
+
+    /// What a failure calls the workload, beside the seed.
+    var name = ""
+    /// What the next transaction of the journal is called; nil: as mke2fs has it.
+    var sequence: UInt32?
+
+    init(
+        seed: UInt64, volume: TestVolume, profile: WorkloadProfile, prefixes: Int = 12, inFlight: Int = 8,
+        subsets: Int = 20
+    ) {
+        (self.seed, self.volume, workload) = (seed, volume, .random(profile))
+        (self.prefixes, self.inFlight, self.subsets) = (prefixes, inFlight, subsets)
+    }
+
+    init(
+        seed: UInt64, volume: TestVolume, operations: [Operation], sequence: UInt32? = nil, prefixes: Int = 6,
+        inFlight: Int = 6, subsets: Int = 12
+    ) {
+        (self.seed, self.volume, workload, self.sequence) = (seed, volume, .operations(operations), sequence)
+        (self.prefixes, self.inFlight, self.subsets) = (prefixes, inFlight, subsets)
+    }
 
     struct Outcome {
         var history: ModelHistory
@@ -24,13 +50,17 @@ struct CrashCampaign: Sendable {
 
     /// Runs the workload to its end and compares the live tree before the unmount.
     func record(manual: Bool = true) throws -> Outcome {
-        let base = try volume.make()
+        let base = try volume.make(sequence: sequence)
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
         let model = ModelTree(blockByteCount: volume.blockByteCount)
         let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options(manual: manual))
-        var generator = WorkloadGenerator(seed: seed, profile: profile)
-        for _ in 0..<profile.operationCount { try run.perform(generator.next(run.history.tree)) }
+        switch workload {
+        case .operations(let operations): for operation in operations { try run.perform(operation) }
+        case .random(let profile):
+            var generator = WorkloadGenerator(seed: seed, profile: profile)
+            for _ in 0..<profile.operationCount { try run.perform(generator.next(run.history.tree)) }
+        }
         try run.compare()
         try run.perform(.unmount)
         return Outcome(history: run.history, events: trace.events, base: base)
@@ -47,15 +77,16 @@ struct CrashCampaign: Sendable {
     /// Checks the sampled states and records an issue for each of the first few that are wrong.
     func run(manual: Bool = true) throws {
         let outcome = try record(manual: manual)
-        let failures = check(outcome, honoursFlush: true, stopAfter: 3)
-        for failure in failures { Issue.record("seed \(seed), \(volume.name), \(failure)") }
+        let failures = try check(outcome, honoursFlush: true, stopAfter: 3)
+        for failure in failures { Issue.record("seed \(seed), \(volume.name), \(name) \(failure)") }
     }
 
     /// What is wrong, state by state; empty if nothing is.
-    func check(_ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int) -> [String] {
+    func check(_ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int) throws -> [String] {
         let base = MemoryDevice(outcome.base)
         let states = CrashStates(base: base, events: outcome.events, honoursFlush: honoursFlush)
-        let checker = StateChecker(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        let checker = try StateChecker(
+            history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
         var failures: [String] = []
         var count = 0
         states.forEach(points(states)) { point, disk in

@@ -31,14 +31,25 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
     static let all = [small, large, orphanList, noChecksums, narrow, oldInodes]
 
     /// The image. Whatever mke2fs leaves alone is 0xDB, so that a block that shows stale bytes shows itself.
-    func make() throws -> [UInt8] {
+    /// `sequence`: what the next transaction of the journal will be called.
+    func make(sequence: UInt32? = nil) throws -> [UInt8] {
         let file = TemporaryFile("volume", contents: [UInt8](repeating: 0xDB, count: byteCount))
         let uuid = "6a657874-3400-4372-6173-680000000001"
         let settings = "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed=\(uuid)"
         let fixed = ["-U", uuid, "-E", settings]
         let result = Tools.run(["mke2fs", "-q", "-F", "-t", "ext4"] + fixed + arguments + [file.path])
         try #require(result.status == 0, "mke2fs: \(result.output)")
-        return file.contents
+        var image = file.contents
+        if let sequence { try setSequence(sequence, in: &image) }
+        return image
+    }
+
+    /// The super block of a fresh journal has no checksum, and no other block begins as it does.
+    private func setSequence(_ sequence: UInt32, in image: inout [UInt8]) throws {
+        let start: [UInt8] = [0xC0, 0x3B, 0x39, 0x98, 0, 0, 0, 4]
+        let block = try #require(
+            stride(from: 0, to: image.count, by: blockByteCount).first { image[$0..<$0 + 8].elementsEqual(start) })
+        for byte in 0..<4 { image[block + 0x18 + byte] = UInt8(truncatingIfNeeded: sequence >> UInt32(24 - 8 * byte)) }
     }
 
     /// Everything that could differ from run to run is fixed.

@@ -1,0 +1,11 @@
+internal import Checker
+package import Ext4Format
+
+/// The image keeps the rules of its format.
+package struct StructureOracle: Oracle {
+    package init() {}
+
+    package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
+        VolumeChecker(state.recovered).check().map(\.description)
+    }
+}
