@@ -5,11 +5,12 @@ After each: e2fsck has nothing to say, the kernel sees the same tree, and a seco
 """
 import os
 import random
+import shutil
 import subprocess
 
 import treedigest
-from harness import SEED, SYSTEM, attempt, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, \
-    mounted, pick, run
+from harness import JEXT4, SEED, SYSTEM, Mount, attempt, check, expect_clean, expect_kernel_sees, main, make_image, \
+    missing_root, missing_server, mounted, pick, run
 
 VOLUMES = {
     "the defaults": [],
@@ -117,6 +118,87 @@ def volumes(scratch):
     for name, options in TUNED.items():
         if not attempt(f"{name}: tune2fs {' '.join(options)}", volume, scratch, [], options):
             failed.append(name)
+    assert not failed, ", ".join(failed)
+
+
+# Volumes that no option of mke2fs alone makes, or that Linux may not mount: with blocks larger than its pages. Their
+# names say what is special; each function makes one.
+def large_blocks(size):
+    def make(image):
+        make_image(image, "1G", "-b", str(size), "-J", f"size={2048 * size >> 20}")
+    return make
+
+
+def indirect_journal(image):
+    """As a volume that was ext3 once: the journal is mapped by blocks of block numbers."""
+    make_image(image, "128M", "-O", "^has_journal,^64bit")
+    run("debugfs", "-w", "-R", "feature -extent", image)
+    run("tune2fs", "-J", "size=16", image)
+    run("debugfs", "-w", "-R", "feature extent", image)
+    assert "(DIND)" in run("debugfs", "-R", "stat <8>", image), "the journal is not mapped indirectly"
+
+
+def fragmented_journal(image):
+    """Every other eight blocks are in use while the journal is made, so that its extents fill a tree."""
+    make_image(image, "128M", "-O", "^has_journal", "-b", "4096")
+    holes = "\n".join(f"{{}} {block} 8" for block in range(2048, 20000, 16))
+    debugfs_script(image, holes.replace("{}", "setb"))
+    run("tune2fs", "-J", "size=16", image)
+    debugfs_script(image, holes.replace("{}", "freeb"))
+    assert run("debugfs", "-R", "stat <8>", image).count("-") > 400, "the journal is not in pieces"
+    run("e2fsck", "-fy", image, status=None)
+    expect_clean(image)
+
+
+def debugfs_script(image, text):
+    script = image + ".debugfs"
+    with open(script, "w", encoding="ascii") as file:
+        file.write(text + "\n")
+    run("debugfs", "-w", "-f", script, image)
+
+
+MADE = {f"blocks of {size >> 10} KiB": large_blocks(size) for size in (8192, 16384, 32768, 65536)}
+MADE |= {"a journal of indirect blocks": indirect_journal, "a journal in many pieces": fragmented_journal}
+# What debugfs does not bring along, or another file system counts differently.
+NOT_DUMPED = ("nlink", "size", "mtime_ns", "xattrs", "mode")
+
+
+def expect_debugfs_sees(image, seen, scratch):
+    """Names and contents of one of the directories of `work`, read by libext2fs."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    os.makedirs(scratch)
+    run("debugfs", "-R", f"rdump /work/dir-3 {scratch}", image)
+    lines = treedigest.differences(seen, treedigest.tree(f"{scratch}/dir-3", NOT_DUMPED))
+    assert not lines, "debugfs (second) sees another tree:\n  " + "\n  ".join(lines)
+
+
+def recovered(scratch, make):
+    """Work, SIGKILL, recovery by e2fsck on a copy and by jext4: the same tree, and a sound volume."""
+    image, copy, directory = (os.path.join(scratch, name) for name in ("image", "copy", "mnt"))
+    make(image)
+    mount = Mount(image, directory)
+    os.makedirs(f"{directory}/work")
+    work(f"{directory}/work", random.Random(SEED))
+    run(JEXT4, "sync", directory)
+    seen, part = treedigest.tree(directory), treedigest.tree(f"{directory}/work/dir-3", NOT_DUMPED)
+    assert len(part) > 5, "there is nothing to compare"
+    mount.kill()
+    run("cp", "--sparse=always", image, copy)
+    output = run("e2fsck", "-fy", copy, status=None)
+    assert "recovering journal" in output, f"e2fsck found no journal to replay: {output}"
+    expect_debugfs_sees(copy, part, os.path.join(scratch, "dump"))
+    with mounted(image, directory):
+        lines = treedigest.differences(seen, treedigest.tree(directory))
+        assert not lines, "the mount that recovered (second) sees another tree:\n  " + "\n  ".join(lines)
+    expect_debugfs_sees(image, part, os.path.join(scratch, "dump"))
+    for path in (copy, image):
+        expect_clean(path)
+
+
+@check("volumes with other blocks and journals are written, and recovered after SIGKILL",
+       need=lambda: missing_root() or missing_server())
+def made_volumes(scratch):
+    failed = [name for name, make in MADE.items() if not attempt(name, recovered, scratch, make)]
     assert not failed, ", ".join(failed)
 
 
