@@ -51,10 +51,23 @@ class Figures:
 
     def __init__(self):
         self.rates, self.units, self.cut = {}, {}, set()
+        # CPU seconds of the server for one operation, by work and contender.
+        self.server = {}
 
     def add(self, work, contender, rate, unit):
         self.rates.setdefault(work, {}).setdefault(contender, []).append(rate)
         self.units[work] = unit
+
+    def add_server(self, work, contender, seconds):
+        self.server.setdefault(work, {}).setdefault(contender, []).append(seconds)
+
+    def growth(self, step, contender):
+        """Time in the large directory over time in the small one: of the wall clock, and of the server's CPU."""
+        def of(all_figures):
+            small, large = (all_figures.get(names_work(step, count), {}).get(contender) for count in (SMALL, LARGE))
+            return statistics.median(large) / statistics.median(small) if small and large else None
+        rates = of(self.rates)
+        return 1 / rates if rates else None, of(self.server)
 
     def median(self, work, contender):
         rates = self.rates[work].get(contender)
@@ -72,6 +85,10 @@ def drop_caches():
     time.sleep(0.1)  # A FUSE server is told what to forget, and answers to that are not what is measured.
 
 
+def names_work(step, count):
+    return f"{step}{' cold' if step in ('stat', 'readdir') else ''}, {count:,} names"
+
+
 def names(contender, figures):
     """create, stat, readdir, rename, unlink and mkdir in one directory, small and large."""
     for count in (SMALL, LARGE):
@@ -84,13 +101,16 @@ def names(contender, figures):
             limit = ["-t", str(LIMIT)] if contender.needs_limit and step != "readdir" else []
             # Removal has to come to its end, or the next step meets what is left.
             limit = [] if step in ("unlink", "rmdir") else limit
+            before = contender.server_seconds()
             done, seconds = run(f"{contender.tools}/bench_meta", *limit, step, base, have).split()
             if step == "rmdir":
                 continue
-            work = f"{step}{' cold' if step in ('stat', 'readdir') else ''}, {count:,} names"
-            figures.add(work, contender.name, int(done) / float(seconds), "us")
+            figures.add(names_work(step, count), contender.name, int(done) / float(seconds), "us")
+            if before is not None:
+                figures.add_server(names_work(step, count), contender.name,
+                                   (contender.server_seconds() - before) / int(done))
             if int(done) < have or have < count:
-                figures.cut.add((work, contender.name))
+                figures.cut.add((names_work(step, count), contender.name))
             if step in ("create", "mkdir"):
                 have = int(done)
 
@@ -222,6 +242,27 @@ def goal_of(work):
     return next((goal for start, goal in GOALS.items() if work.startswith(start)), "")
 
 
+def print_aligned(rows, left):
+    """The first row is a header; the columns in `left` begin where the others end."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        print("  ".join(text.ljust(width) if column in left else text.rjust(width)
+                        for column, (text, width) in enumerate(zip(row, widths))).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def print_growth(figures, contenders):
+    """What a directory of many names costs more for one name: 1 is flat."""
+    def text(value):
+        return "-" if value is None else f"{value:.2f}"
+    rows = [["time for a name", *(head for one in contenders for head in (one.name, "its CPU"))]]
+    for step in ("create", "stat", "rename", "unlink", "mkdir"):
+        rows.append([step, *(text(value) for one in contenders for value in figures.growth(step, one.name))])
+    print(f"\nAmong {LARGE:,} names over among {SMALL:,}; 1 is flat. CPU is that of the server.\n")
+    print_aligned(rows, {0})
+
+
 def print_table(figures, contenders):
     """Ratios are of rates: above 1 jext4 is faster."""
     others = ["kernel", "fuse2fs", "empty"]
@@ -236,12 +277,7 @@ def print_table(figures, contenders):
         times = [absolute(figures.median(work, name), figures.units[work])
                  + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for number, row in enumerate(rows):
-        print("  ".join(text.ljust(width) if column in (0, len(others) + 1) else text.rjust(width)
-                        for column, (text, width) in enumerate(zip(row, widths))).rstrip())
-        if number == 0:
-            print("  ".join("-" * width for width in widths))
+    print_aligned(rows, {0, len(others) + 1})
     print(f"\nMedians of {RUNS}, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
     if figures.cut:
         print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")
@@ -295,6 +331,8 @@ def main():
         shutil.rmtree(scratch, ignore_errors=True)
     print(f"\n{machine()}\n")
     print_table(figures, contenders)
+    if "names" in WORKS:
+        print_growth(figures, contenders)
     if options.json:
         with open(options.json, "w", encoding="ascii") as file:
             json.dump({"machine": machine(), "runs": RUNS, "rates": figures.rates, "units": figures.units}, file)

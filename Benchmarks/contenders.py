@@ -66,6 +66,14 @@ class Contender:
                     raise RuntimeError(f"{self.name} does not mount: {file.read()[-500:]}")
             time.sleep(0.005)
 
+    def server_seconds(self):
+        """CPU time that the server has used so far; None where there is none of its own."""
+        if self.process is None:
+            return None
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            user, system = file.read().rsplit(")", 1)[1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def wait(self):
         if self.process is not None:
             self.process.wait(120)

@@ -28,8 +28,8 @@ extension Journal {
         try flushOrAbort()
     }
 
-    /// As `makeDurable`, but does not wait: `answer` is called once, when the transaction is durable or will never be. On
-    /// a thread of the journal's with no lock held, or on this one before the call returns.
+    /// As `makeDurable`, but does not wait: `answer` is called once, when the transaction is durable or will never be.
+    /// On a thread of the journal's with no lock held, or on this one before the call returns.
     package func makeDurable(_ transaction: TransactionID, then answer: @escaping DurabilityAnswer) {
         switch enqueue(answer, for: transaction) {
         case .running: commitThread.wake()
