@@ -48,7 +48,8 @@ let package = Package(
             name: "CrashLab", dependencies: ["Checker", "FileSystem", "Journal", "CXXHash"], swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
-            name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", arguments], swiftSettings: strict,
+            name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", "Threads", arguments],
+            swiftSettings: strict,
             // On a cold cache a replay of a small log is mostly the reading of the command: symbols would double it.
             linkerSettings: [.unsafeFlags(["-Xlinker", "-s"], .when(configuration: .release))]),
         .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),

@@ -10,9 +10,9 @@ package enum ImageCopy {
     /// Zeros are left out in pieces of this size.
     private static let pieceByteCount = 4096
 
-    /// Makes the new file `path`, a copy of `source`: an image file or a block device. Durable when it returns; taken
-    /// away when that fails.
-    package static func make(of source: String, at path: String) throws(Ext4Error) {
+    /// Makes the new file `path`, a copy of `source`: an image file or a block device. Durable when it returns, unless
+    /// it is not for long; taken away when that fails.
+    package static func make(of source: String, at path: String, isDurable: Bool = true) throws(Ext4Error) {
         let from = try opened(source, O_RDONLY)
         defer { close(from) }
         // The end of a block device is where seeking ends, as it is of a file.
@@ -23,6 +23,7 @@ package enum ImageCopy {
             let to = try opened(path, O_RDWR)
             defer { close(to) }
             if jext4_clone(to, from) != 0 { try copyData(from, to, size) }
+            guard isDurable else { return }
             guard fsync(to) == 0 else { throw .io(errno: errno, operation: "fsync of \(path)", offset: 0, count: 0) }
             try NewFile.syncName(path)
         } catch {

@@ -31,6 +31,15 @@ struct LogOptions: ParsableArguments {
     func open() throws(Ext4Error) -> WriteLogReader {
         try WriteLogReader(on: try FileDevice(path: log, readOnly: true))
     }
+
+    /// As far as any entry reaches, rounded up to whole MiB.
+    func reach() throws(Ext4Error) -> UInt64 {
+        var log = try open()
+        var end: UInt64 = 0
+        while let entry = try log.next() { end = max(end, entry.offset + entry.byteCount) }
+        let unit: UInt64 = 1 << 20
+        return max(1, (end + unit - 1) / unit) * unit
+    }
 }
 
 extension WriteLogEntry {

@@ -32,8 +32,16 @@ final class Progress: Sendable {
     }
 
     /// `phase` is what is being done, and to what: "checking, entry".
-    func show(_ phase: String, done: Int, total: Int) {
-        show(phase, done: done, total: total, "jext4-replay: \(phase) \(done) of \(total)")
+    func show(_ phase: String, done: Int, total: Int, withEstimate: Bool = false) {
+        let estimate = withEstimate ? estimate(done, total) : ""
+        show(phase, done: done, total: total, "jext4-replay: \(phase) \(done) of \(total)\(estimate)")
+    }
+
+    /// As if the rest took as long as what has been done.
+    private func estimate(_ done: Int, _ total: Int) -> String {
+        guard done > 0 else { return "" }
+        let left = (ContinuousClock.now - start) * (total - done) / done
+        return ", about \(left / .seconds(1) < 1 ? 1 : Int(left / .seconds(1))) s left"
     }
 
     private func show(_ phase: String, done: Int, total: Int, _ text: @autoclosure () -> String) {

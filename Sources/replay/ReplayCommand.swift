@@ -9,7 +9,8 @@ struct ReplayCommand: ParsableCommand {
         abstract: "Show, plan, apply and take back what the journal of an unmounted ext4 image holds; read write logs.",
         discussion:
             "Exits as fsck does: 0 nothing to do, 1 changed, 4 damage, 8 failed, 16 usage. See jext4-replay(1).",
-        version: Product.version, subcommands: [Show.self, Plan.self, Apply.self, Undo.self, Extract.self, Log.self])
+        version: Product.version,
+        subcommands: [Show.self, Plan.self, Apply.self, Undo.self, Extract.self, Log.self, Crash.self])
 
     /// Parses and runs; answers the exit status. ArgumentParser's own status for a bad command line is not fsck's.
     static func start(_ arguments: [String]) -> CInt {

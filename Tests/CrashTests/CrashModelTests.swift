@@ -1,6 +1,7 @@
 import BlockIO
 import CrashLab
 import Ext4Format
+import Glibc
 import Testing
 
 /// The model against its definition, spelled out for traces so small that every state can be listed.
@@ -230,5 +231,48 @@ import Testing
         }) {}
         #expect(found == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 2, 2, 0]])
         #expect(exploration.pathCount == 3)
+    }
+}
+
+/// What is given to checkers that need whole images.
+@Suite struct SampledStateTests {
+    /// Every sampled state can happen, none comes twice, and few states come all.
+    @Test func theSampleIsOfRealStates() throws {
+        for seed in UInt64(1)...60 {
+            let events = CrashModelTests.trace(seed: seed)
+            let base = MemoryDevice(byteCount: CrashModelTests.unitCount * 512)
+            let model = try CrashModel(base: base, events: events)
+            let every = CrashModelTests.everyState(events, DiskModel())
+            for epoch in model.epochs {
+                let choices = EpochChoices(model, epoch)
+                for limit in [3, 20, 1 << 13] {
+                    let states = SampledStates(choices).states(limit: limit, seed: seed)
+                    #expect(Set(states).count == states.count && states.count <= limit)
+                    if limit > 20 { #expect(Double(states.count) == exp2(choices.log2StateCount).rounded()) }
+                    for picks in states {
+                        let bytes = try contents(LazyDevice(choices, picks: picks))
+                        #expect(every.contains((0..<CrashModelTests.unitCount).map { bytes[$0 * 512] }))
+                    }
+                }
+            }
+        }
+    }
+
+    /// A name is all that one needs to get the state again.
+    @Test func namesGiveTheStateBack() throws {
+        var disk = DiskModel()
+        disk.unitByteCount = 4096
+        disk.honoursFUA = false
+        let digest = "5c1e09ab77d2f310"
+        for picks in [Picks.required, .newest, .random(seed: 77), .chosen([0, 0, 1, 1, 2]), .chosen([3])] {
+            let name = CrashStateName(digest: digest, disk: disk, epoch: 12, picks: picks)
+            #expect(try CrashStateName("\(name)") == name)
+        }
+        for text in [
+            "", "5c1e09ab77d2f310-any512-12", "5c1e09ab77d2f310-some512-1-newest", "x-any512-1-newest",
+            "5c1e09ab77d2f310-any512-1-1x99999999999",
+        ] {
+            #expect(throws: Ext4Error.self) { try CrashStateName(text) }
+        }
     }
 }

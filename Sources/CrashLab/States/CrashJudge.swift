@@ -5,13 +5,23 @@ internal import FileSystem
 
 /// Recovers what a power cut left, and says what is wrong then.
 ///
-/// Deterministic and in one thread: the same disk gives the same calls and the same answer. What it learns of a disk, it
+/// Deterministic and in one thread: the same disk gives the same calls and the same answer. What it learns of a disk it
 /// learns through the device. Several threads may ask at once, each about its own disk.
 package protocol CrashJudge: Sendable {
     /// A recovery that is refused throws, and that is a failure.
     func recover(_ disk: any BlockDevice) throws(Ext4Error)
     /// What is wrong with a recovered disk when power was cut in `epoch`; empty if nothing is.
     func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String]
+}
+
+extension CrashJudge {
+    /// Recovers one disk and judges it.
+    package func verdict(_ disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+        do throws(Ext4Error) {
+            try recover(disk)
+        } catch { return ["recovery: \(error)"] }
+        return problems(of: disk, in: epoch)
+    }
 }
 
 /// A mount of jext4 recovers, and the volume must be whole after its unmount.

@@ -44,6 +44,8 @@ package struct CrashModel: Sendable {
     private(set) var writes: [Write] = []
     /// The writes that touch a unit, in the order of submission.
     private var versions: [UInt64: [Int32]] = [:]
+    /// Every unit that the trace writes or discards, ascending.
+    private(set) var touchedUnits: [UInt64] = []
 
     /// The time between two growths of what is required.
     package struct Epoch: Sendable {
@@ -82,6 +84,7 @@ package struct CrashModel: Sendable {
         var build = Build()
         for (index, event) in events.enumerated() { try see(event, at: index, &build) }
         if let last = events.indices.last, epochs.last?.event != last { endEpoch(at: last, build) }
+        touchedUnits = versions.keys.sorted()
     }
 
     // MARK: - One pass over the trace
@@ -160,6 +163,34 @@ package struct CrashModel: Sendable {
 
     // MARK: - Versions
 
+    /// Pending writes of an epoch in the order of completion, those in flight last.
+    func pendingByCompletion(_ epoch: Epoch) -> [Int32] {
+        epoch.pending.sorted {
+            let a = min(writes[Int($0)].completed, epoch.event + 1), b = min(writes[Int($1)].completed, epoch.event + 1)
+            return (a, $0) < (b, $1)
+        }
+    }
+
+    /// Names the trace: 16 hexadecimal digits of a hash of its requests and their order.
+    package static func digest(_ events: [Trace.Event]) -> String {
+        var hash = ImageHash()
+        for (index, event) in events.enumerated() {
+            switch event {
+            case .submitted(let ticket, let request):
+                if case .write(_, let bytes, _) = request { hash.add(unsafe bytes.span.bytes, at: UInt64(index)) }
+                add("\(ticket) \(request.summary)", index, &hash)
+            case .completed(let ticket, let succeeded): add("\(ticket) \(succeeded)", index, &hash)
+            case .mark(let label): add(label, index, &hash)
+            }
+        }
+        return String(hash.text.prefix(16))
+    }
+
+    private static func add(_ text: String, _ index: Int, _ hash: inout ImageHash) {
+        let bytes = [UInt8](text.utf8)
+        hash.add(unsafe bytes.span.bytes, at: ~UInt64(index))
+    }
+
     /// The units that a range touches.
     func units(of range: Range<UInt64>) -> Range<UInt64> {
         let unit = UInt64(disk.unitByteCount)
@@ -235,5 +266,15 @@ package struct CrashModel: Sendable {
             if condition(middle) { high = middle } else { low = middle + 1 }
         }
         return low
+    }
+}
+
+extension DeviceRequest {
+    fileprivate var summary: String {
+        switch self {
+        case .write(let offset, let bytes, let mode): "write \(offset) \(bytes.count) \(mode)"
+        case .flush: "flush"
+        case .discard(let offset, let count): "discard \(offset) \(count)"
+        }
     }
 }

@@ -1,5 +1,5 @@
 internal import BlockIO
-internal import Ext4Format
+package import Ext4Format
 internal import Glibc
 
 /// What is open about the disk after a power cut in one epoch: variables, each with its values.
@@ -31,14 +31,19 @@ package struct EpochChoices: Sendable {
             ranks = [:]
             return
         }
-        let order = epoch.pending.sorted {
-            let a = model.writes[Int($0)], b = model.writes[Int($1)]
-            return (min(a.completed, epoch.event + 1), $0) < (min(b.completed, epoch.event + 1), $1)
-        }
-        ranks = Dictionary(uniqueKeysWithValues: zip(order, 1...))
+        ranks = Dictionary(uniqueKeysWithValues: zip(model.pendingByCompletion(epoch), 1...))
     }
 
     package var openUnitCount: Int { units.count }
+
+    /// Where on the disk something is open: for each of `width` equal parts of it a digit, 0 for nothing, and one more
+    /// for every doubling of its units.
+    package func map(width: Int) -> String {
+        var counts = [Int](repeating: 0, count: width)
+        let all = max(1, model.units(of: 0..<model.base.byteCount).count)
+        for unit in units { counts[min(width - 1, Int(unit) * width / all)] += 1 }
+        return counts.map { String(min(9, Int.bitWidth - $0.leadingZeroBitCount)) }.joined()
+    }
 
     func isOpen(_ unit: UInt64) -> Bool { choices[unit] != nil }
 
@@ -79,6 +84,50 @@ package struct EpochChoices: Sendable {
     ) throws(Ext4Error) {
         let choice = choices[unit] ?? model.choice(of: unit, at: epoch.event)
         try model.copy(unit, choice, version: version(of: unit, value: value), into: &bytes, at: offset)
+    }
+
+    /// The version that a write made of a unit; nil when the write does not count any more.
+    func value(of unit: UInt64, after write: Int32) -> Int? {
+        guard let choice = choices[unit] else { return nil }
+        let numbers = model.writes(of: unit, choice)
+        return numbers.firstIndex(of: write).map { $0 - numbers.startIndex + 1 }
+    }
+
+    /// Hands out all that the trace touches, ascending and in runs, as it is in the state that `picks` name. The runs
+    /// are the same for all states of a trace.
+    package func forEachTouched(
+        _ picks: Picks, _ body: (_ offset: UInt64, _ bytes: RawSpan) throws(Ext4Error) -> Void
+    ) throws(Ext4Error) {
+        let size = model.disk.unitByteCount, touched = model.touchedUnits
+        let buffer = AlignedBuffer(byteCount: Self.runUnitCount * size)
+        var start = 0
+        while start < touched.count {
+            var count = 0
+            while count < Self.runUnitCount, start + count < touched.count,
+                touched[start + count] == touched[start] + UInt64(count)
+            {
+                let unit = touched[start + count]
+                let value = isOpen(unit) ? picks.value(of: variable(of: unit), self) : 0
+                try buffer.withMutableBytes { bytes throws(Ext4Error) in
+                    try copy(unit, value: value, into: &bytes, at: count * size)
+                }
+                count += 1
+            }
+            let offset = touched[start] * UInt64(size)
+            // The last unit of the disk may be short.
+            let byteCount = min(count * size, Int(model.base.byteCount - offset))
+            try buffer.withBytes { bytes throws(Ext4Error) in try body(offset, bytes.extracting(0..<byteCount)) }
+            start += count
+        }
+    }
+
+    private static let runUnitCount = 512
+
+    /// Stands for the whole disk in the state that `picks` name, among all states of the model.
+    package func imageHash(_ picks: Picks) throws(Ext4Error) -> ImageHash {
+        var hash = ImageHash()
+        try forEachTouched(picks) { offset, bytes in hash.add(bytes, at: offset) }
+        return hash
     }
 
     /// How many states there are, as a power of two: the number itself may have thousands of digits.

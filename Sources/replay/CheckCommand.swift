@@ -1,0 +1,75 @@
+internal import BlockIO
+internal import Ext4Format
+internal import Glibc
+internal import Offline
+internal import Synchronization
+
+/// Somebody's command that judges an image: it gets a fresh copy each time, and may write it.
+struct CheckCommand: Sendable {
+    /// With {} in the place of the image.
+    let words: [String]
+    /// What the copy is made of; nil: zeros.
+    let base: String?
+    let byteCount: UInt64
+
+    static func hasPlace(_ words: [String]) -> Bool { words.contains { $0.contains("{}") } }
+
+    private static let serial = Atomic(0)
+
+    /// Runs the command on a copy of the base that `change` has been done to: its status, or 128 and the signal that
+    /// killed it. The copy is a sparse file in TMPDIR (/tmp) and goes away.
+    func check(_ change: (FileDevice) throws(Ext4Error) -> Void) throws(Ext4Error) -> CInt {
+        let folder = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp"
+        let number = Self.serial.add(1, ordering: .relaxed).newValue
+        let path = "\(folder)/jext4-replay-\(getpid())-\(number).img"
+        try make(path, change)
+        defer { NewFile.remove(path) }
+        return try spawn(words.map { Self.replacing($0, with: path) })
+    }
+
+    /// Makes a file of the base, and does `change` to it.
+    func make(_ path: String, _ change: (FileDevice) throws(Ext4Error) -> Void) throws(Ext4Error) {
+        if let base {
+            try ImageCopy.make(of: base, at: path, isDurable: false)
+        } else {
+            try NewFile.make(path, byteCount: byteCount)
+        }
+        do throws(Ext4Error) {
+            try change(try FileDevice(path: path, readOnly: false))
+        } catch {
+            NewFile.remove(path)
+            throw error
+        }
+    }
+
+    private static func replacing(_ word: String, with path: String) -> String {
+        var result = "", rest = word[...]
+        while let brace = rest.firstIndex(of: "{") {
+            result += rest[..<brace]
+            rest = rest[brace...]
+            let isPlace = rest.hasPrefix("{}")
+            result += isPlace ? path : "{"
+            rest = rest.dropFirst(isPlace ? 2 : 1)
+        }
+        return result + rest
+    }
+
+    /// What it says goes to standard error: standard output has the results.
+    private func spawn(_ words: [String]) throws(Ext4Error) -> CInt {
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
+        unsafe posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO)
+        var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
+        defer { unsafe arguments.forEach { unsafe free($0) } }
+        var process = pid_t()
+        let result = unsafe posix_spawnp(&process, words[0], &actions, nil, &arguments, environ)
+        guard result == 0 else { throw .refused("cannot run \(words[0]): \(systemText(result))") }
+        var status: CInt = 0
+        while unsafe waitpid(process, &status, 0) < 0 {
+            guard errno == EINTR else { throw .refused("cannot wait for \(words[0]): \(systemText(errno))") }
+        }
+        return status & 0x7f == 0 ? status >> 8 & 0xff : 128 + status & 0x7f
+    }
+}

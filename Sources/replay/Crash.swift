@@ -1,0 +1,84 @@
+internal import ArgumentParser
+internal import BlockIO
+internal import CrashLab
+internal import Ext4Format
+
+struct Crash: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Check what a power cut may leave, at any moment of a dm-log-writes log, for any file system.",
+        discussion: """
+            See docs/CRASH-TESTING.md.
+
+            Examples:
+              jext4-replay crash explore run.log --base before.img
+              jext4-replay crash explore run.log --base before.img --check 'fsck.xyz -y {} && fsck.xyz -n {}'
+              jext4-replay crash repro 5c1e09ab77d2f310-any512-12-0x57.1x8 run.log --base before.img --output bad.img
+            """,
+        subcommands: [CrashExplore.self, CrashRepro.self, CrashMerge.self])
+}
+
+/// The log, and the disk before it.
+struct CrashOptions: ParsableArguments {
+    @Option(
+        help: ArgumentHelp("The disk before the log began; without it, one of zeros.", valueName: "image"),
+        completion: .file())
+    var base: String?
+    @Option(help: ArgumentHelp("Of the disk without --base; as far as the log reaches by default.", valueName: "bytes"))
+    var size: UInt64?
+    @Option(
+        help: ArgumentHelp(
+            "Run this by sh for each state, with {} for the image. A status other than 0 is a failure, and so is a "
+                + "signal.", valueName: "command"))
+    var check: String?
+    @OptionGroup var options: LogOptions
+
+    func validate() throws {
+        guard check?.contains("{}") ?? true else { throw ValidationError("--check has {} in the place of the image") }
+        guard size.map({ $0 > 0 && $0 % 4096 == 0 }) ?? true else {
+            throw ValidationError("--size must be a multiple of 4096")
+        }
+    }
+
+    func open() throws(Ext4Error) -> LoggedDisk { try LoggedDisk(self) }
+}
+
+/// A trace and the disk that it began with, claimed.
+struct LoggedDisk {
+    let device: any BlockDevice
+    let events: [Trace.Event]
+    let digest: String
+    let check: CheckCommand
+    private let claim: ImageClaim?
+
+    init(_ options: CrashOptions) throws(Ext4Error) {
+        var log = try options.options.open()
+        claim = try options.base.map { name throws(Ext4Error) in try OpenImage.claim(name, forWriting: false) }
+        if let claim {
+            device = try FileDevice(path: claim.path, readOnly: true)
+        } else {
+            let byteCount = if let size = options.size { size } else { try options.options.reach() }
+            device = EmptyDevice(byteCount: byteCount, sectorByteCount: log.sectorByteCount)
+        }
+        events = try Trace.events(of: &log)
+        digest = CrashModel.digest(events)
+        let words = options.check.map { ["sh", "-c", $0] } ?? []
+        check = CheckCommand(words: words, base: claim?.path, byteCount: device.byteCount)
+    }
+
+    /// The command on one state: its status, or 128 and the signal that killed it.
+    func run(_ choices: EpochChoices, _ picks: Picks) throws(Ext4Error) -> CInt {
+        try check.check { target throws(Ext4Error) in try Self.put(choices, picks, onto: target) }
+    }
+
+    static func put(_ choices: EpochChoices, _ picks: Picks, onto target: FileDevice) throws(Ext4Error) {
+        let size = target.sectorByteCount
+        try choices.forEachTouched(picks) { offset, bytes throws(Ext4Error) in
+            precondition(bytes.byteCount % size == 0)
+            try target.write(bytes, at: offset, mode: .cached)
+        }
+    }
+
+    static func text(_ status: CInt) -> String {
+        status < 128 ? "the command failed, status \(status)" : "the command was killed by signal \(status - 128)"
+    }
+}

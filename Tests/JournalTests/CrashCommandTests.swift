@@ -1,0 +1,97 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import Foundation
+import Testing
+
+/// jext4-replay crash, as others call it: for a file system of three sectors, in which sector 2 must never be there
+/// without sector 1.
+@Suite struct CrashCommandTests {
+    /// Sectors 1 and 2 are written with no flush between them, then a flush, then sector 3 through to the medium.
+    private static func log() throws -> ImageFile {
+        let file = ImageFile()
+        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
+        for sector in 1...3 {
+            let bytes = [UInt8](repeating: UInt8(sector), count: 512)
+            let mode: WriteMode = sector == 3 ? .throughToMedia : .cached
+            let write = DeviceRequest.write(offset: UInt64(sector) * 512, bytes: bytes, mode: mode)
+            writer.completed(writer.submitted(write), succeeded: true)
+            if sector == 2 { writer.completed(writer.submitted(.flush), succeeded: true) }
+            writer.marked("sector \(sector)")
+        }
+        try writer.close()
+        return file
+    }
+
+    private static func byte(_ sector: Int) -> String {
+        "$(od -An -tu1 -j\(sector * 512) -N1 {} | tr -d ' ')"
+    }
+    private static let check = "test \(byte(2)) = 0 || test \(byte(1)) = 1"
+
+    private static func explore(_ log: ImageFile, _ more: String...) throws -> (status: Int32, output: String) {
+        let result = try replay(
+            ["crash", "explore", "--size", "4096", "--check", check, "--json"] + more + [log.path])
+        return (result.status, result.output)
+    }
+
+    /// All lines but the sums, which hold a time.
+    private static func lines(_ output: String) -> [Substring] {
+        output.split(separator: "\n").filter { !$0.contains("\"type\":\"explored\"") }
+    }
+
+    @Test func aStateThatBreaksTheRuleIsFoundNamedAndMadeAgain() throws {
+        let log = try Self.log()
+        let found = try Self.explore(log)
+        #expect(found.status == 4)
+        let failures = found.output.split(separator: "\n").filter { $0.contains("\"type\":\"failure\"") }
+        #expect(failures.count == 1)
+        // Epoch 0 ends at the flush with two sectors open; the second holds its newest version, the first does not.
+        let name = try #require(failures.first?.split(separator: "\"").first { $0.hasSuffix("-any512-0-0x1.1x1") })
+        let image = ImageFile()
+        let again = try replay(
+            "crash", "repro", "--size", "4096", "--check", Self.check, "--output", image.path, String(name), log.path)
+        #expect(again.status == 4 && again.output.contains("status 1"))
+        let bytes = try Data(contentsOf: URL(fileURLWithPath: image.path))
+        #expect((1...3).map { bytes[$0 * 512] } == [0, 2, 0])
+        #expect(try replay("crash", "repro", "--size", "4096", "nonsense", log.path).status == 8)
+        let foreign = "0000000000000000-any512-0-0x1.1x1"
+        #expect(try replay("crash", "repro", "--size", "4096", foreign, log.path).status == 8)
+    }
+
+    /// On a disk that keeps the order, or has no cache, the same log has no such state.
+    @Test(arguments: [["--order", "completion"], ["--no-cache"]])
+    func anotherDiskHasOtherStates(options: [String]) throws {
+        let log = try Self.log()
+        let words = ["crash", "explore", "--size", "4096", "--check", Self.check] + options + [log.path]
+        #expect(try replay(words).status == 0)
+    }
+
+    /// A checker that was killed has not approved of anything.
+    @Test func aKilledCheckerIsAFailure() throws {
+        let log = try Self.log()
+        let result = try replay("crash", "explore", "--size", "4096", "--check", "kill -9 $$; : {}", log.path)
+        #expect(result.status == 4 && result.output.contains("killed by signal 9"))
+    }
+
+    @Test func thePartsTogetherAreTheWhole() throws {
+        let log = try Self.log()
+        let whole = try Self.explore(log)
+        let parts = try (1...3).map { part in
+            let file = ImageFile()
+            let result = try Self.explore(log, "--shard", "\(part)/3")
+            try Data(result.output.utf8).write(to: URL(fileURLWithPath: file.path))
+            return file
+        }
+        let page = ImageFile(), suite = ImageFile()
+        let merged = try replay(
+            ["crash", "merge", "--json", "--html", page.path, "--junit", suite.path] + parts.map(\.path))
+        #expect(merged.status == 4)
+        #expect(Self.lines(merged.output) == Self.lines(whole.output))
+        let html = try String(contentsOfFile: page.path, encoding: .utf8)
+        #expect(html.contains("-any512-0-0x1.1x1") && html.contains("<svg") && !html.contains("src="))
+        let xml = try String(contentsOfFile: suite.path, encoding: .utf8)
+        #expect(xml.contains("tests=\"3\" failures=\"1\"") && xml.contains("-any512-0-0x1.1x1"))
+        try Data(whole.output.utf8.prefix(300)).write(to: URL(fileURLWithPath: parts[0].path))
+        #expect(try replay("crash", "merge", parts[0].path).status == 4, "a part that was cut off")
+    }
+}
