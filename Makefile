@@ -18,6 +18,8 @@ BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
 # mount(8) looks for its helpers in /sbin and nowhere else, whatever the prefix.
 SBINDIR ?= /sbin
+# What suites find as dmsetup when they are to mark our logs: docs/RECORDING.md.
+LIBEXECDIR ?= $(PREFIX)/libexec/jext4
 DESTDIR ?=
 
 # What `make mount` mounts.
@@ -110,6 +112,8 @@ install: ## jext4, jext4-replay, mount.jext4 and the manual pages, under DESTDIR
 	install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(SBINDIR)"
 	install -m 755 $(RELEASE)/jext4 $(RELEASE)/jext4-replay "$(DESTDIR)$(BINDIR)"
 	ln -sfn "$(BINDIR)/jext4" "$(DESTDIR)$(SBINDIR)/mount.jext4"
+	install -d "$(DESTDIR)$(LIBEXECDIR)"
+	install -m 755 scripts/dmsetup-marks "$(DESTDIR)$(LIBEXECDIR)/dmsetup"
 	@for page in docs/man/*.[1-8]; do \
 	    test -e "$$page" || continue; \
 	    section="$${page##*.}"; \
@@ -119,6 +123,7 @@ install: ## jext4, jext4-replay, mount.jext4 and the manual pages, under DESTDIR
 
 uninstall: ## take away what make install put there
 	rm -f "$(DESTDIR)$(BINDIR)/jext4" "$(DESTDIR)$(BINDIR)/jext4-replay" "$(DESTDIR)$(SBINDIR)/mount.jext4"
+	rm -f "$(DESTDIR)$(LIBEXECDIR)/dmsetup"
 	@for page in docs/man/*.[1-8]; do \
 	    test -e "$$page" || continue; \
 	    rm -f "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}"; \

@@ -30,7 +30,9 @@ ON_MOUNT = {
     "stress_ng.py": ("4G", []),
 }
 ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
-              "large_volume.py"]
+              "shutdown.py", "recording.py", "large_volume.py"]
+# What those programs share.
+SHARED = ["run.py", "harness.py", "imageedit.py", "treedigest.py"]
 
 
 def arguments():
@@ -138,6 +140,9 @@ def main():
     options = arguments()
     programs = [name for name in [*ON_MOUNT, *ON_SCRATCH]
                 if not options.only or any(text in name for text in options.only)]
+    forgotten = {name for name in os.listdir(HERE) if name.endswith(".py")} - {*ON_MOUNT, *ON_SCRATCH, *SHARED}
+    if forgotten or not programs:
+        sys.exit(f"in no list: {', '.join(sorted(forgotten))}" if forgotten else "no program has that name")
     if options.list:
         print("\n".join(programs))
         return 0
