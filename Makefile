@@ -72,7 +72,7 @@ MINUTES ?= 10
 soak: build tools ## the long forms: MINUTES=10 of new crash states, MINUTES=10 of stress-ng, a million files
 	@scripts/setup.sh test
 	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test --disable-xctest $(SWIFT_FLAGS) \
-	    --filter 'PowerCutTests/soak|DeviceErrorTests|ReplayEqualityTests'
+	    --filter 'SoakTests|DeviceErrorTests|ReplayEqualityTests'
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" --length soak --minutes "$(MINUTES)" $(addprefix --only ,$(ONLY))
 
 mutants: ## deliberate faults in commit, checkpoint and recovery: do the tests catch each of them?

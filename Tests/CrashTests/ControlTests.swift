@@ -12,7 +12,7 @@ import Testing
     /// A device that promises to flush and does not loses committed operations.
     @Test func aDeviceThatIgnoresFlushesIsCaught() throws {
         let outcome = try Self.campaign.record()
-        let failures = try Self.campaign.check(outcome, honoursFlush: false, stopAfter: 3)
+        let failures = try Self.campaign.check(outcome, honoursFlush: false, stopAfter: 3).failures
         #expect(failures.count == 3)
     }
 
@@ -73,7 +73,7 @@ import Testing
             outcome.events[index] = .submitted(ticket: ticket, .write(offset: offset, bytes: bytes, mode: mode))
         }
         #expect(spoiled > 0)
-        let failures = try Self.campaign.check(outcome, honoursFlush: true, stopAfter: 3)
+        let failures = try Self.campaign.check(outcome, honoursFlush: true, stopAfter: 3).failures
         #expect(!failures.isEmpty)
     }
 }

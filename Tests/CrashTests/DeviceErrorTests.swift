@@ -104,7 +104,7 @@ import Testing
     @Test(arguments: sweeps) func aFailedDeviceLosesNothingAcknowledged(_ sweep: Sweep) throws {
         let volume = TestVolume.small
         let base = try volume.make()
-        let isSoak = PowerCutTests.soakMinutes > 0
+        let isSoak = SoakTests.minutes > 0
         var ordinal = 1, count = 0
         while true {
             let (problems, isPast) = try Case(volume: volume, base: base, sweep: sweep, ordinal: ordinal, seed: 505)

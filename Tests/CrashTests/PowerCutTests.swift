@@ -2,10 +2,9 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import FileSystem
-import Foundation
 import Testing
 
-/// The promises of docs/DURABILITY.md, each under power cuts. Seeds are fixed here; a soak prints its own.
+/// The promises of docs/DURABILITY.md, each under power cuts. Seeds are fixed here; SoakTests take new ones.
 @Suite struct PowerCutTests {
     /// P2: after any power cut the tree is that of a prefix of the operations, and e2fsck has nothing to say.
     @Test(arguments: TestVolume.all) func theTreeIsThatOfAPrefixOfTheOperations(volume: TestVolume) throws {
@@ -25,7 +24,9 @@ import Testing
 
     /// The commit and checkpoint threads order their writes as the calls of a single thread do.
     @Test func threadsKeepTheOrder() throws {
-        try CrashCampaign(seed: 404, volume: .small, profile: .mixed(160)).run(manual: false)
+        var campaign = CrashCampaign(seed: 404, volume: .small, profile: .mixed(160))
+        campaign.isManual = false
+        try campaign.run()
     }
 
     /// P4: Linux replays our log to the tree that we replay it to.
@@ -39,27 +40,6 @@ import Testing
         try states.forEach(random.sample(points, count: 6)) { point, disk in
             let problems = try StateChecker.kernelReplay(disk)
             if !problems.isEmpty { Issue.record("\(volume.name), \(point): \(problems.joined(separator: "\n"))") }
-        }
-    }
-
-    static let soakMinutes = ProcessInfo.processInfo.environment["JEXT4_SOAK_MINUTES"].flatMap(Double.init) ?? 0
-
-    /// The same for as long as one likes, with seeds that nobody has seen yet.
-    @Test(.enabled(if: soakMinutes > 0, "set JEXT4_SOAK_MINUTES")) func soak() throws {
-        let end = Date().addingTimeInterval(Self.soakMinutes * 60)
-        while Date() < end {
-            let seed = UInt64.random(in: 1 ... .max)
-            var random = SeededRandom(seed: seed)
-            let volume = TestVolume.all.randomElement(using: &random)!
-            let count = Int.random(in: 50...400, using: &random)
-            let profile = [WorkloadProfile.mixed(count), .names(count), .data(count)].randomElement(using: &random)!
-            // Written at once: a campaign that never ends must say which it was.
-            FileHandle.standardError.write(Data("soak: seed \(seed), \(volume.name), \(count) operations\n".utf8))
-            var campaign = CrashCampaign(seed: seed, volume: volume, profile: profile)
-            campaign.prefixes = 60
-            campaign.inFlight = 30
-            campaign.subsets = 80
-            try campaign.run()
         }
     }
 }

@@ -38,7 +38,9 @@ import Testing
 
     /// The threads of a live journal keep them too.
     @Test func ourThreadsKeepTheRules() throws {
-        let outcome = try CrashCampaign(seed: 15, volume: .small, profile: .mixed(200)).record(manual: false)
+        var campaign = CrashCampaign(seed: 15, volume: .small, profile: .mixed(200))
+        campaign.isManual = false
+        let outcome = try campaign.record()
         let violations = try ProtocolLinter.lint(outcome.events, base: MemoryDevice(outcome.base))
         #expect(violations == [], "\(violations.prefix(20).map(\.description).joined(separator: "\n"))")
     }

@@ -22,16 +22,16 @@ import Testing
         let workloads = BoundedWorkloads(length: length, blockByteCount: 1024)
         #expect(workloads.count == [0, 320, 102_400][length])
         for number in stride(from: length, to: workloads.count, by: workloads.count / 12) {
-            try Self.check(workloads, number, seed: UInt64(number))
+            try Self.campaign(workloads, number, seed: UInt64(number)).run()
         }
     }
 
-    static func check(_ workloads: BoundedWorkloads, _ number: Int, seed: UInt64) throws {
+    static func campaign(_ workloads: BoundedWorkloads, _ number: Int, seed: UInt64) -> CrashCampaign {
         var campaign = CrashCampaign(
             seed: seed, volume: .small, operations: workloads[number], prefixes: 4, inFlight: 4, subsets: 6)
         campaign.boundaries = 10
         campaign.name = "workload \(number) of length \(workloads.length)"
-        try campaign.run()
+        return campaign
     }
 
     /// Every number gives a workload that a volume carries out, and that its number gives again.

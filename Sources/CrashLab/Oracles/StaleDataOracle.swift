@@ -40,7 +40,12 @@ package struct StaleDataOracle: Oracle {
         where node.mode >> 12 == 8 && node.size <= Self.largest {
             var changes = AttributeChanges()
             changes.size = node.size + UInt64(Self.growth)
-            _ = try system.setAttributes(of: inode, changes)
+            do throws(Ext4Error) {
+                _ = try system.setAttributes(of: inode, changes)
+            } catch .posix(28) {
+                // The tail of its last block may have to be written anew, and the volume may be full.
+                continue
+            }
             let buffer = AlignedBuffer(byteCount: Int(node.size) + Self.growth)
             _ = try buffer.withMutableBytes { bytes throws(Ext4Error) in
                 try system.read(inode, at: 0, into: &bytes)

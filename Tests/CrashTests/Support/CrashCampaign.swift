@@ -13,7 +13,7 @@ struct CrashCampaign: Sendable {
     /// Chooses the operations of a random workload, and which states are looked at.
     let seed: UInt64
     let volume: TestVolume
-    let workload: Workload
+    private var workload: Workload
     /// How many states of each kind, besides the flush boundaries.
     var prefixes: Int, inFlight: Int, subsets: Int
     /// At most so many flush boundaries.
@@ -21,6 +21,8 @@ struct CrashCampaign: Sendable {
     /// Every so many-th state is asked everything.
     var deepEvery = 10
 
+    /// Whether the test commits and checkpoints, or the threads of the journal.
+    var isManual = true
     /// What a failure calls the workload, beside the seed.
     var name = ""
     /// What the next transaction of the journal is called; nil: as mke2fs has it.
@@ -49,12 +51,12 @@ struct CrashCampaign: Sendable {
     }
 
     /// Runs the workload to its end and compares the live tree before the unmount.
-    func record(manual: Bool = true) throws -> Outcome {
+    func record() throws -> Outcome {
         let base = try volume.make(sequence: sequence)
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
         let model = ModelTree(blockByteCount: volume.blockByteCount)
-        let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options(manual: manual))
+        let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options(manual: isManual))
         switch workload {
         case .operations(let operations): for operation in operations { try run.perform(operation) }
         case .random(let profile):
@@ -75,14 +77,36 @@ struct CrashCampaign: Sendable {
     }
 
     /// Checks the sampled states and records an issue for each of the first few that are wrong.
-    func run(manual: Bool = true) throws {
-        let outcome = try record(manual: manual)
-        let failures = try check(outcome, honoursFlush: true, stopAfter: 3)
-        for failure in failures { Issue.record("seed \(seed), \(volume.name), \(name) \(failure)") }
+    func run() throws {
+        for failure in try failures().list { Issue.record("\(failure)") }
     }
 
-    /// What is wrong, state by state; empty if nothing is.
-    func check(_ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int) throws -> [String] {
+    /// What is wrong in the first few states that are; and how many states were looked at.
+    func failures() throws -> (list: [String], stateCount: Int) {
+        let outcome = try record()
+        let found = try check(outcome, honoursFlush: true, stopAfter: 3)
+        guard !found.failures.isEmpty else { return ([], found.stateCount) }
+        let list = found.failures.map { "seed \(seed), \(volume.name), \(name) \($0)" }
+        return (list + [shortest(outcome.history)], found.stateCount)
+    }
+
+    /// The shortest workload that still fails, as far as a minute goes.
+    private func shortest(_ history: ModelHistory) -> String {
+        let end = ContinuousClock.now + .seconds(60)
+        let operations = history.steps.dropFirst().map(\.operation)
+        let short = WorkloadMinimiser.minimise(operations, from: history.steps[0].tree) { operations in
+            var campaign = self
+            campaign.workload = .operations(operations)
+            guard ContinuousClock.now < end, let outcome = try? campaign.record() else { return false }
+            return (try? campaign.check(outcome, honoursFlush: true, stopAfter: 1).failures.isEmpty) == false
+        }
+        return (["the shortest workload that fails:"] + short.map { "  \($0)" }).joined(separator: "\n")
+    }
+
+    /// What is wrong, state by state; empty if nothing is. And how many states there were.
+    func check(
+        _ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int
+    ) throws -> (failures: [String], stateCount: Int) {
         let base = MemoryDevice(outcome.base)
         let states = CrashStates(base: base, events: outcome.events, honoursFlush: honoursFlush)
         let checker = try StateChecker(
@@ -99,7 +123,6 @@ struct CrashCampaign: Sendable {
                 .map { "  step \($0): \(outcome.history.steps[$0].operation)" }
             failures.append("\(point):\n\((problems + story).joined(separator: "\n"))")
         }
-        print("crash campaign: seed \(seed), \(volume.name), \(outcome.events.count) events, \(count) states")
-        return failures
+        return (failures, count)
     }
 }

@@ -14,6 +14,10 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
     var testDescription: String { name }
 
     init(_ name: String, block: Int, mebibytes: Int = 8, journal: Int, _ arguments: String...) {
+        self.init(name, block: block, mebibytes: mebibytes, journal: journal, arguments)
+    }
+
+    init(_ name: String, block: Int, mebibytes: Int, journal: Int, _ arguments: [String]) {
         self.name = name
         blockByteCount = block
         byteCount = mebibytes << 20

@@ -1,0 +1,54 @@
+import BlockIO
+import CrashLab
+import Foundation
+import Synchronization
+import Testing
+
+/// Swarms of volumes and workloads: a few that are the same every time, and as many new ones as there is time for.
+@Suite struct SoakTests {
+    /// Chance leaves each volume and each workload something out; what remains survives every cut all the same.
+    @Test(arguments: 1...8) func aSwarmSurvives(seed: Int) throws {
+        try CrashCampaign.swarm(seed: UInt64(seed), operations: 40...80).run()
+    }
+
+    static let minutes = ProcessInfo.processInfo.environment["JEXT4_SOAK_MINUTES"].flatMap(Double.init) ?? 0
+
+    /// The same with seeds that nobody has seen yet, with short workloads and with every state by lazy choice, on all
+    /// cores; then the figures beside the goals.
+    @Test(.enabled(if: minutes > 0, "set JEXT4_SOAK_MINUTES")) func soak() throws {
+        let figures = SoakFigures()
+        let end = Date().addingTimeInterval(Self.minutes * 60)
+        DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
+            while Date() < end { Self.step(UInt64.random(in: 1 ... .max), figures) }
+        }
+        for failure in figures.failures { Issue.record("\(failure)") }
+        print(figures.table)
+    }
+
+    private static func step(_ seed: UInt64, _ figures: SoakFigures) {
+        do {
+            var random = SeededRandom(seed: seed)
+            switch Int.random(in: 0..<4, using: &random) {
+            case 0:
+                let workloads = BoundedWorkloads(length: random.once(in: 2) ? 2 : 3, blockByteCount: 1024)
+                var number = Int.random(in: 0..<workloads.count, using: &random)
+                while !workloads.isConnected(number) { number = Int.random(in: 0..<workloads.count, using: &random) }
+                announce("workload \(number) of length \(workloads.length)")
+                try figures.add(sampling: WorkloadTests.campaign(workloads, number, seed: seed), .short)
+            case 1:
+                announce("seed \(seed), swarm, every state")
+                try figures.add(exploring: CrashCampaign.swarm(seed: seed, operations: 20...60))
+            default:
+                announce("seed \(seed), swarm")
+                try figures.add(sampling: CrashCampaign.swarm(seed: seed, operations: 50...400), .random)
+            }
+        } catch {
+            figures.add(failure: "seed \(seed): \(error)")
+        }
+    }
+
+    /// Written at once: a campaign that never ends must say which it was.
+    private static func announce(_ text: String) {
+        FileHandle.standardError.write(Data("soak: \(text)\n".utf8))
+    }
+}
