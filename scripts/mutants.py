@@ -178,8 +178,8 @@ MUTANTS = [
      "guard id == transaction || MUTANT else {\n                return .nothing(FastCommitLog.Problem(what: \"a tail",
      JOURNAL),
     ("fast commits are replayed with the log marked empty first", "FileSystem/Volume/Replay.swift",
-     "        let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)\n",
-     "        let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)\n"
+     "        location.superBlock = try plan.markContinued(location.log)\n",
+     "        location.superBlock = try plan.markContinued(location.log)\n"
      "        if MUTANT { try plan.markEmpty(location.log) }\n", FAST),
     ("link counts are those that a fast commit tells", "FileSystem/FastCommits/FastCommitReplay.swift",
      "record.countDirectoryLink(subdirectories.signum())",

@@ -70,12 +70,14 @@ extension RecoveryPlan {
     }
 
     /// Lets the log begin behind its last commit, with the transaction that would come next, so that fast commits stay
-    /// valid until that one is committed: only after `apply` has flushed. Durable when it returns.
-    package func markContinued(_ log: LogArea) throws(Ext4Error) {
+    /// valid until that one is committed: only after `apply` has flushed. Durable when it returns: the super block as
+    /// it then is.
+    package func markContinued(_ log: LogArea) throws(Ext4Error) -> JournalSuperBlock {
         var next = superBlock
         next.start = endPosition
         next.sequence = endID
         try write(next, to: log)
+        return next
     }
 
     /// Marks the log empty, with a sequence past everything that it holds, to go on where it ended: only after `apply`

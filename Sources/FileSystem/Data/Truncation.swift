@@ -94,8 +94,6 @@ struct Truncation {
     private static let mostStepsPerHandle = 8
     /// So that one step touches three groups at the most.
     private var blocksPerStep: UInt64 { 2 * UInt64(volume.superBlock.blocksPerGroup) }
-    /// Directory and symlink blocks have been in the journal: each is revoked.
-    private var isMetadata: Bool { inode.type != .regular }
 
     /// How many steps one handle takes, and what they cost. A small journal allows fewer, but always one; half of what
     /// it allows is left to the rest of the operation.
@@ -103,7 +101,7 @@ struct Truncation {
         let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
             try ExtentTree(volume: volume, inode: inode).depth
         }
-        let revokes = isMetadata ? Int(stepLimit) : 0
+        let revokes = inode.holdsMetadata ? Int(stepLimit) : 0
         let each = 6 + ExtentTree.creditsNeeded(depth: depth) + revokes
         let count = max(1, min(Self.mostStepsPerHandle, (volume.journal?.maximumCredits ?? 0) / 2 / each))
         return (count, count * each)
@@ -129,7 +127,9 @@ struct Truncation {
         }
     }
 
-    private var stepLimit: UInt64 { isMetadata ? min(blocksPerStep, Self.metadataBlocksPerStep) : blocksPerStep }
+    private var stepLimit: UInt64 {
+        inode.holdsMetadata ? min(blocksPerStep, Self.metadataBlocksPerStep) : blocksPerStep
+    }
 
     /// Frees from the end of the file, down to `first`, as much as one handle may. True when nothing is left.
     private func freeSteps(from first: UInt64, _ count: Int, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
@@ -161,10 +161,7 @@ struct Truncation {
     }
 
     private func release(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {
-        if isMetadata {
-            for index in 0..<UInt64(run.count) { try handle.revoke(run.start + index) }
-        }
-        try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
+        try volume.free(run, of: inode, in: handle)
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
             record.addBlocks(-Int64(run.count), volume.blockByteCount)
         }

@@ -167,12 +167,7 @@ struct FastCommitReplay {
         let removed = try inode.mapping.withWriteLock { () throws(Ext4Error) in
             try ExtentTree(volume: volume, inode: inode).replace(0..<1 << 32, with: [], from: none, in: handle)
         }
-        for extent in removed {
-            if inode.type != .regular {
-                for index in 0..<UInt64(extent.count) { try handle.revoke(extent.start + index) }
-            }
-            try volume.free(BlockRun(start: extent.start, count: extent.count), in: handle)
-        }
+        for extent in removed { try volume.free(extent, of: inode, in: handle) }
     }
 
     private func make(

@@ -189,6 +189,9 @@ final class Inode: Sendable {
     var size: UInt64 { field { $0.size } }
     var hasExtents: Bool { field { $0.flags.contains(.extents) } }
 
+    /// Directory and symlink blocks have been in the journal: each is revoked when it is freed.
+    var holdsMetadata: Bool { type != .regular }
+
     /// Mapped by indirect blocks: freeing those is not written yet. Images with extents have such inodes by upgrade
     /// from ext3 only.
     var holdsMappedBlocks: Bool {

@@ -52,14 +52,6 @@ final class ErrorRecord: Sendable {
         if !shutDown.exchange(true, ordering: .relaxed) { options.notify(text) }
     }
 
-    /// Takes over what an earlier mount recorded and the log has written over.
-    func restore(_ errors: VolumeErrors) {
-        state.withLock { state in
-            state.errors = errors
-            state.isPending = true
-        }
-    }
-
     /// Damage, or metadata that cannot be read.
     func note(
         _ error: Ext4Error, function: String, inode: InodeNumber? = nil, block: FSBlock? = nil

@@ -6,7 +6,7 @@ internal import Allocator
 /// Where the journal of an image lies and what its super block says: read before the volume is mounted.
 package struct JournalLocation: Sendable {
     package let log: LogArea
-    package let superBlock: JournalSuperBlock
+    package internal(set) var superBlock: JournalSuperBlock
     /// What the log may be replayed into.
     package let target: ReplayTarget
     /// The blocks of the log on the volume, in file order; none when it lies on a device of its own.

@@ -19,8 +19,8 @@ extension FileSystem {
         try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { superBlock = try file.decoded() }
-        // Replay writes the log's copy over what the last mount may have recorded in place.
-        let recorded = isTorn ? nil : superBlock
+        // Replay writes the log's copy over the flag that the last mount may have raised in place.
+        let hadErrors = !isTorn && superBlock.state.contains(.hasErrors)
         var location: JournalLocation?
         // To look at what needs no recovery, nobody has to have the device with the journal at hand.
         let isLogElsewhere = superBlock.journalInode == 0 && journalDevice == nil
@@ -47,7 +47,7 @@ extension FileSystem {
         let volume = try Volume(writing: device, superBlock, location, options)
         do throws(Ext4Error) {
             let fileSystem = try FileSystem(checking: volume)
-            try fileSystem.start(recorded, journalError: location.superBlock.errorNumber)
+            try fileSystem.start(hadErrors: hadErrors, journalError: location.superBlock.errorNumber)
             return fileSystem
         } catch {
             // The threads of the journal must not outlive a mount that failed.
@@ -78,13 +78,10 @@ extension FileSystem {
         _ = try Directory(volume: volume, inode: root).parent()
     }
 
-    /// The first changes of a writable mount: exact counts, the errors of the last one kept, the mount noted, the
-    /// orphans finished. `recorded` is the super block as it was before the replay.
-    private func start(_ recorded: SuperBlock?, journalError: Int32) throws(Ext4Error) {
-        if let recorded, recorded.errors.count > volume.superBlock.errors.count {
-            volume.errors.restore(recorded.errors)
-        }
-        let hasErrors = journalError != 0 || recorded?.state.contains(.hasErrors) ?? false
+    /// The first changes of a writable mount: exact counts, the flag of errors kept, the mount noted, the
+    /// orphans finished. `hadErrors` is the flag as it was before the replay.
+    private func start(hadErrors: Bool, journalError: Int32) throws(Ext4Error) {
+        let hasErrors = journalError != 0 || hadErrors
         // Linux keeps the counts of the super block only roughly, and its log may hold any of them: the descriptors
         // know.
         try volume.blocks.recount()

@@ -21,7 +21,8 @@ extension FileSystem {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
         do throws(Ext4Error) {
-            _ = try carryOut(plan, log: location.log, onto: device, options)
+            _ = try carryOut(
+                plan, log: location.log, onto: device, options, keeping: mustHoldSuperBlock ? nil : superBlock.errors)
         } catch {
             // Refused: tried in vain, and nothing has been changed. What the full commits hold is better than no look.
             guard case .refused = error, plan.hasFastCommits, readOnly else { throw error }
@@ -39,7 +40,7 @@ extension FileSystem {
     /// `errors` are what the super block at home had recorded past the log; they are in it again before the log goes.
     static func carryOut(
         _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
-        keeping errors: VolumeErrors? = nil, progress: RecoveryProgress.Handler? = nil
+        keeping errors: VolumeErrors?, progress: RecoveryProgress.Handler? = nil
     ) throws(Ext4Error) -> ReplayCounters {
         let journalDevice = log.isJournalDevice ? log.device : nil
         if plan.hasFastCommits {
@@ -71,8 +72,8 @@ extension FileSystem {
         guard let log = plan.fastCommits else { return }
         let superBlock = try SuperBlockFile(device: device).decoded()
         try FeaturePolicy.check(superBlock, readOnly: false)
-        try plan.markContinued(JournalLocation(on: device, superBlock, journalDevice: journalDevice).log)
-        let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
+        var location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
+        location.superBlock = try plan.markContinued(location.log)
         let volume = try Volume(continuing: device, superBlock, location, options)
         let fileSystem = try FileSystem(checking: volume)
         try volume.blocks.recount()

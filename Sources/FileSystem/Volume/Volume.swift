@@ -88,6 +88,14 @@ final class Volume: Sendable {
         try blocks.free(run, in: handle)
     }
 
+    /// Frees what an inode has been mapped to, as `free` does. The counts of the inode are the caller's.
+    func free(_ extent: Extent, of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+        if inode.holdsMetadata {
+            for index in 0..<UInt64(extent.count) { try handle.revoke(extent.start + index) }
+        }
+        try free(BlockRun(start: extent.start, count: extent.count), in: handle)
+    }
+
     /// The bytes on the device where a block starts.
     func offset(of block: FSBlock) -> UInt64 { block.rawValue * UInt64(blockByteCount) }
 
