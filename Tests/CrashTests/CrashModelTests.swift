@@ -213,6 +213,21 @@ import Testing
             found == [[0, 0, 0, 0, 0], [0, 0, 3, 0, 0], [0, 2, 3, 0, 0], [1, 2, 3, 0, 0], [1, 2, 4, 0, 0]])
     }
 
+    /// What two units hold together is part of the image: to take two such images for one would leave one unjudged.
+    @Test func imagesThatDifferOnlyInWhatGoesTogetherAreTwo() throws {
+        let trace = Trace()
+        let write = DeviceRequest.write(offset: 0, bytes: [UInt8](repeating: 1, count: 1024), mode: .cached)
+        trace.completed(trace.submitted(write), succeeded: true)
+        let model = try CrashModel(base: MemoryDevice(byteCount: 2560), events: trace.events)
+        var exploration = LazyExploration(EpochChoices(model, try #require(model.epochs.last)))
+        var hashes: Set<ImageHash> = []
+        while try exploration.next({ device in
+            _ = try device.ask(at: 0, count: 1024) { $0.array(0..<1)[0] == $0.array(512..<513)[0] }
+            hashes.insert(device.imageHash())
+        }) {}
+        #expect(exploration.pathCount == 2 && hashes.count == 2)
+    }
+
     /// With sectors of 4096 bytes the parts of one write land together, on top of what was there.
     @Test func largeSectorsAreNotTorn() throws {
         var disk = DiskModel()

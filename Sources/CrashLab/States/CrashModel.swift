@@ -102,8 +102,8 @@ package struct CrashModel: Sendable {
         case .mark: return
         case .submitted(let ticket, .flush):
             build.covered[ticket] = build.live.filter { isComplete($0) }
-        case .submitted(let ticket, .discard(_, let count)) where count > Self.discardByteLimit:
-            build.covered[ticket] = nil
+        case .submitted(_, .discard(_, let count)) where count > Self.discardByteLimit:
+            return
         case .submitted(let ticket, let request):
             let number = Int32(writes.count)
             try add(request, number, at: index)

@@ -339,9 +339,7 @@ package final class LazyDevice: UndecidedDevice {
                 hash.add(unsafe state.bytes.span.bytes.extracting(place..<place + Self.sectorByteCount), at: sector)
             }
             for group in state.groups {
-                for variable in group.variables where !isHidden(variable, excluded, state) {
-                    add(variable, of: group, to: &hash)
-                }
+                add(group, visible: group.variables.filter { !isHidden($0, excluded, state) }, to: &hash)
             }
             return hash
         }
@@ -352,11 +350,18 @@ package final class LazyDevice: UndecidedDevice {
         return isCovered(variable, state) || excluded.contains { $0.contains(variable * unitByteCount) }
     }
 
-    private func add(_ variable: UInt64, of group: Group, to hash: inout ImageHash) {
-        guard let place = group.variables.firstIndex(of: variable) else { return }
-        let values = Set(group.tuples.map { $0[place] })
-        guard values.count < choices.count(of: variable) else { return }
-        let text = values.sorted().map(UInt8.init(truncatingIfNeeded:))
-        hash.add(unsafe text.span.bytes, at: ~variable)
+    /// What is known of several variables together is more than what is known of each.
+    private func add(_ group: Group, visible: [UInt64], to hash: inout ImageHash) {
+        let variables = visible.sorted()
+        guard let first = variables.first else { return }
+        let places = variables.compactMap { group.variables.firstIndex(of: $0) }
+        let tuples = Set(group.tuples.map { tuple in places.map { tuple[$0] } })
+        let all = variables.reduce(1.0) { $0 * Double(choices.count(of: $1)) }
+        guard Double(tuples.count) < all else { return }
+        var words = variables
+        for tuple in tuples.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
+            words += tuple.map { UInt64(UInt32(bitPattern: $0)) }
+        }
+        hash.add(unsafe words.span.bytes, at: ~first)
     }
 }
