@@ -53,19 +53,6 @@ int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor) {
     return fuse_session_custom_io(session, &transport, descriptor);
 }
 
-int jext4_clone_descriptor(int descriptor) {
-    const unsigned long clone_request = _IOR(229, 0, uint32_t);
-    int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    uint32_t master = (uint32_t)descriptor;
-    if (clone >= 0 && ioctl(clone, clone_request, &master) != 0) {
-        int cause = errno;
-        close(clone);
-        errno = cause;
-        return -1;
-    }
-    return clone;
-}
-
 static char fuse_message[512];
 
 static void keep_message(enum fuse_log_level level, const char *format, va_list arguments) {

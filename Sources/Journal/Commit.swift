@@ -66,17 +66,25 @@ extension Journal {
             state.running.isLocked = false
             // No handle is open and nothing was joined, but a credit may have been spent on a failed join.
             state.running.reserved = 0
-            state.running.requested = 0
+            state.running.figures.requested = 0
             defer { state.running.answers = [] }
             return state.running.answers
         }
         state.notifyAll()
-        if !answers.isEmpty {
-            try flushOrAbort()
-            answerer.give(nil, to: answers)
-        }
+        if !answers.isEmpty { try flush(for: answers) }
         for action in actions { action() }
         return nil
+    }
+
+    /// For who asked about a transaction that was empty: data that was written before may still lie in the cache.
+    private func flush(for answers: [DurabilityAnswer]) throws(Ext4Error) {
+        do throws(Ext4Error) {
+            try flushOrAbort()
+        } catch {
+            answerer.give(loss, to: answers)
+            throw error
+        }
+        answerer.give(nil, to: answers)
     }
 
     private func takeActions(of transaction: Transaction) -> [@Sendable () -> Void] {
@@ -100,7 +108,7 @@ extension Journal {
     /// The transaction is complete: it becomes the committing one, and a new one takes handles from here on.
     private func switchRunning(
         _ transaction: Transaction
-    ) throws(Ext4Error) -> (start: UInt32, mustMark: Bool, time: CommitTime, run: JournalState.Running) {
+    ) throws(Ext4Error) -> (start: UInt32, mustMark: Bool, time: CommitTime, run: JournalCounters.Run) {
         let now = clock()
         let result = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
@@ -111,7 +119,7 @@ extension Journal {
             state.isFlushing = false
             let next = Transaction(id: transaction.id.next, serial: state.nextSerial)
             state.nextSerial += 1
-            let run = state.running
+            let run = state.running.figures
             state.running = JournalState.Running(transaction: next)
             let mustMark = state.isEmptyOnDisk
             state.isEmptyOnDisk = false

@@ -31,37 +31,29 @@ extension Journal {
     /// As `makeDurable`, but does not wait: `answer` is called once, when the transaction is durable or will never be.
     /// On a thread of the journal's with no lock held, or on this one before the call returns.
     package func makeDurable(_ transaction: TransactionID, then answer: @escaping DurabilityAnswer) {
-        switch enqueue(answer, for: transaction) {
-        case .running: commitThread.wake()
-        case .committing: break
-        case nil:
-            do throws(Ext4Error) {
-                try makeDurable(transaction)
-                answer(nil)
-            } catch {
-                answer(error)
-            }
+        guard !enqueue(answer, for: transaction) else { return }
+        do throws(Ext4Error) {
+            try makeDurable(transaction)
+            answer(nil)
+        } catch {
+            answer(error)
         }
     }
 
-    private enum Place {
-        case running
-        case committing
-    }
-
-    /// Nil when no commit to come covers the transaction and the data that the caller wrote before.
-    private func enqueue(_ answer: @escaping DurabilityAnswer, for transaction: TransactionID) -> Place? {
-        guard !options.isManual else { return nil }
+    /// False when no commit to come covers the transaction and the data that the caller wrote before.
+    private func enqueue(_ answer: @escaping DurabilityAnswer, for transaction: TransactionID) -> Bool {
+        guard !options.isManual else { return false }
         return state.withLock { state in
-            guard state.abortCause == nil, !state.isClosed else { return nil }
+            guard state.abortCause == nil, !state.isClosed else { return false }
             if state.running.transaction.id == transaction {
                 state.noteRequest()
                 state.running.answers.append(answer)
-                return .running
+                commitThread.wake()
+                return true
             }
-            guard state.committing?.transaction.id == transaction, !state.isFlushing else { return nil }
+            guard state.committing?.transaction.id == transaction, !state.isFlushing else { return false }
             state.committing?.answers.append(answer)
-            return .committing
+            return true
         }
     }
 

@@ -101,7 +101,8 @@ package final class Journal: Sendable {
             switch try admit(credits, &state) {
             case .open(let transaction):
                 if began != 0 {
-                    state.running.longestWait = max(state.running.longestWait, monotonicNanoseconds() - began)
+                    let wait = monotonicNanoseconds() - began
+                    state.running.figures.longestWait = max(state.running.figures.longestWait, wait)
                 }
                 return transaction
             case .locked: break
@@ -142,8 +143,8 @@ package final class Journal: Sendable {
         if state.isFrozen { throw .shutDown }
         guard !state.running.isLocked else { return .locked }
         if let obstacle = obstacle(to: credits, state) { return obstacle }
-        if state.running.started == 0 { state.running.started = monotonicNanoseconds() }
-        state.running.handleTotal += 1
+        if state.running.figures.started == 0 { state.running.figures.started = monotonicNanoseconds() }
+        state.running.figures.handleTotal += 1
         state.running.handleCount += 1
         state.running.reserved += credits
         return .open(state.running.transaction)

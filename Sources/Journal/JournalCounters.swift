@@ -32,6 +32,17 @@ package struct JournalCounters: Sendable, Equatable {
 
     init(maximumBlocks: Int) { self.maximumBlocks = maximumBlocks }
 
+    /// The life of a transaction until its commit, in nanoseconds of the monotonic clock.
+    struct Run {
+        /// When the first handle came.
+        var started: UInt64 = 0
+        /// When somebody first asked for the commit; 0: nobody has.
+        var requested: UInt64 = 0
+        /// The longest that a handle waited.
+        var longestWait: UInt64 = 0
+        var handleTotal = 0
+    }
+
     /// When a commit reached what, in nanoseconds of the monotonic clock.
     struct Phases {
         let began: UInt64
@@ -41,7 +52,7 @@ package struct JournalCounters: Sendable, Equatable {
         var ended: UInt64 = 0
     }
 
-    mutating func add(_ run: JournalState.Running, _ phases: Phases) {
+    mutating func add(_ run: Run, _ phases: Phases) {
         commits += 1
         handles += run.handleTotal
         waiting += run.longestWait

@@ -14,12 +14,7 @@ struct JournalState {
         var reserved = 0
         /// Being committed: no new handles.
         var isLocked = false
-        // For the counters, in nanoseconds of the monotonic clock: when the first handle came, when somebody first
-        // asked for the commit (0: nobody), the longest that a handle waited; and how many handles there were.
-        var started: UInt64 = 0
-        var requested: UInt64 = 0
-        var longestWait: UInt64 = 0
-        var handleTotal = 0
+        var figures = JournalCounters.Run()
         /// Who is to hear when it is durable.
         var answers: [DurabilityAnswer] = []
         /// A handle waits for the next transaction.
@@ -81,7 +76,7 @@ struct JournalState {
 
     /// Somebody waits for the commit of the running transaction.
     mutating func noteRequest() {
-        if running.requested == 0 { running.requested = monotonicNanoseconds() }
+        if running.figures.requested == 0 { running.figures.requested = monotonicNanoseconds() }
     }
 
     func checkUsable() throws(Ext4Error) {

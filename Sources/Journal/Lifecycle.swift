@@ -106,6 +106,9 @@ extension Journal {
         defer {
             commitThread.stop()
             checkpointThread.stop()
+            // Who asked after the last commit had begun.
+            let (late, loss) = state.withLock { state in (state.takeAnswers(), state.loss) }
+            answerer.give(loss, to: late)
             answerer.stop()
         }
         try emptyLog()

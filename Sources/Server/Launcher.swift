@@ -165,7 +165,7 @@ final class ServedMount: Sendable {
         if control == nil { log.warning("no control socket: jext4 status and jext4 sync will not find this mount") }
     }
 
-    /// More than the cores: threads wait for commits and for the device, and one commit serves all who wait.
+    /// More than the cores: threads wait for the device and for the log, and some of an fsync for a flush.
     private static let crewLimit = 32
 
     /// The kernel reads ahead 128 KiB on a FUSE mount, which is less than one request may carry. Only root may change

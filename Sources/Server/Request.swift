@@ -163,7 +163,7 @@ internal import Glibc
     }
 }
 
-/// A request that is answered later, by whatever thread has the answer. No thread of the session waits for it.
+/// A request that is answered by whatever thread has the answer.
 final class WaitingRequest: @unchecked Sendable {
     /// Taken by the one who answers.
     private var request: Request?

@@ -102,6 +102,22 @@ func anAbortAnswersEverybody(_ operation: FaultyDevice.Operation, _ ordinal: Int
     #expect(throws: Ext4Error.aborted) { try bench.journal.close() }
 }
 
+/// P5: who asks about a transaction that is still empty hears of a flush that fails.
+@Test func aFailedFlushAnswersThoseOfAnEmptyTransaction() throws {
+    var shape = Bench.Shape()
+    shape.isManual = false
+    let faulty = try FaultyDevice(MemoryDevice(Bench.format(shape)))
+    let bench = try Bench(shape, on: faulty)
+    faulty.arm(FaultyDevice.Fault(.flush, ordinal: 1, isPersistent: true))
+    let heard = Monitor<Ext4Error?>(nil)
+    bench.journal.makeDurable(bench.journal.runningTransaction) { failure in
+        heard.withLock { $0 = failure }
+        heard.notifyAll()
+    }
+    #expect(heard.wait(milliseconds: 20_000) { $0 } != nil)
+    #expect(throws: Ext4Error.aborted) { try bench.journal.close() }
+}
+
 /// Nobody is forgotten when the journal is closed, and an answer that needs no commit comes as well.
 @Test func closingAnswersEverybody() throws {
     var shape = Bench.Shape()

@@ -27,8 +27,6 @@ const struct jext4_worker *jext4_worker(void);
 int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor);
 /// Adds `flags` (the FUSE_INIT bits 0...31 that libfuse does not know) to the next FUSE_INIT answer of this process.
 void jext4_add_init_flags(uint32_t flags);
-/// A second descriptor of the connection of `descriptor`, with its own queue of requests being served; -1 and errno.
-int jext4_clone_descriptor(int descriptor);
 
 /// Keeps libfuse's messages instead of printing them. jext4_fuse_message gives the last one, "" at first.
 void jext4_keep_fuse_messages(void);
