@@ -17,6 +17,7 @@ final class LogReader {
     private var streak = 0
     private var nextByteCount = LogReader.smallestRead
     private var ahead: LogReadAhead?
+    private var mayReadAhead: Bool
     /// Transfers of this reader's own thread, and pieces that were read ahead.
     private(set) var readCount = 0
 
@@ -29,6 +30,7 @@ final class LogReader {
         self.log = log
         self.ring = ring
         self.memory = memory
+        mayReadAhead = log.undecided == nil
     }
 
     deinit { leavePiece() }
@@ -63,7 +65,10 @@ final class LogReader {
     }
 
     /// What comes now is a look at what lies behind the end of the log: no more is read ahead than is on its way.
-    func readNoFurtherAhead() { ahead?.readNoFurther() }
+    func readNoFurtherAhead() {
+        mayReadAhead = false
+        ahead?.readNoFurther()
+    }
 
     private func load(_ position: UInt32) throws(Ext4Error) {
         let following = window.upperBound == ring.upperBound ? ring.lowerBound : window.upperBound
@@ -71,7 +76,7 @@ final class LogReader {
             startOver()
         } else if ahead == nil {
             if position == window.upperBound, window.count < memory.pieceBlockCount { return try grow() }
-            if streak * log.blockByteCount >= Self.longStreak, log.undecided == nil {
+            if mayReadAhead, streak * log.blockByteCount >= Self.longStreak {
                 ahead = LogReadAhead(log, from: position, count: ring.count - streak, in: ring, memory)
             }
         }

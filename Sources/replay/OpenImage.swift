@@ -56,7 +56,15 @@ struct OpenImage {
     }
 
     /// No log that mke2fs makes is larger than a common machine can hold at once, and then it is read once only.
-    private static var quarterOfMemory: Int { sysconf(CInt(_SC_PHYS_PAGES)) / 4 * sysconf(CInt(_SC_PAGESIZE)) }
+    private static var quarterOfMemory: Int {
+        min(sysconf(CInt(_SC_PHYS_PAGES)) * sysconf(CInt(_SC_PAGESIZE)), containerLimit ?? .max) / 4
+    }
+
+    /// What a container may use, where it has a limit: `memory.max` of its control group.
+    private static var containerLimit: Int? {
+        guard let text = readText("/sys/fs/cgroup/memory.max") else { return nil }
+        return Int(text.prefix { $0 != "\n" })
+    }
 
     static func claim(_ image: String, forWriting: Bool) throws(Ext4Error) -> ImageClaim {
         guard let path = resolvedPath(image) else {
