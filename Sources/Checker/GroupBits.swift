@@ -2,12 +2,10 @@ internal import Ext4Format
 
 /// One bit for each block or inode of each group: what the bitmaps of a volume say, or what should stand in them.
 struct GroupBits {
-    let bitsPerGroup: Int
     private let wordsPerGroup: Int
     private var words: [UInt64]
 
     init(groupCount: Int, bitsPerGroup: Int) {
-        self.bitsPerGroup = bitsPerGroup
         wordsPerGroup = (bitsPerGroup + 63) / 64
         words = [UInt64](repeating: 0, count: groupCount * wordsPerGroup)
     }
@@ -15,8 +13,6 @@ struct GroupBits {
     func contains(_ group: Int, _ bit: Int) -> Bool {
         words[group * wordsPerGroup + bit / 64] >> UInt64(bit % 64) & 1 == 1
     }
-
-    mutating func insert(_ group: Int, _ bit: Int) { words[group * wordsPerGroup + bit / 64] |= 1 << UInt64(bit % 64) }
 
     /// Sets the bits of a range of one group; gives the first that was set already.
     mutating func insert(_ group: Int, _ bits: Range<Int>) -> Int? {

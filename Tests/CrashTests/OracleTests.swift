@@ -13,10 +13,9 @@ import Testing
         let history: ModelHistory
         var last: Int { history.steps.count - 1 }
 
-        func state(begun: Int? = nil, returned: Int? = nil) throws -> RecoveredState {
+        func state() throws -> RecoveredState {
             try RecoveredState(
-                recovering: disk, history, begun: begun ?? last, returned: returned ?? last,
-                options: TestVolume.options())
+                recovering: disk, history, begun: last, returned: last, options: TestVolume.options())
         }
     }
 

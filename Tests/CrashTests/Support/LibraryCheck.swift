@@ -10,7 +10,7 @@ final class LibraryCheck {
     /// The inode whose blocks or names are being walked.
     private var current: ext2_ino_t = 0
     private var names: [ext2_ino_t: Int] = [:]
-    private var links: [ext2_ino_t: (count: Int, isDirectory: Bool)] = [:]
+    private var links: [ext2_ino_t: Int] = [:]
     private var attributeBlocks: Set<UInt64> = []
 
     /// Empty: nothing to say.
@@ -52,10 +52,10 @@ final class LibraryCheck {
             let count = names[inode] ?? 0
             // What the super block names has no name: the journal, the orphan file, the reserved inodes.
             let isNamed = inode == EXT2_ROOT_INO || inode >= system.pointee.super.pointee.s_first_ino
-            guard isNamed, inode != system.pointee.super.pointee.s_orphan_file_inum, count != stored.count else {
+            guard isNamed, inode != system.pointee.super.pointee.s_orphan_file_inum, count != stored else {
                 continue
             }
-            complaints.append("libext2fs: inode \(inode) has \(stored.count) links and \(count) names")
+            complaints.append("libext2fs: inode \(inode) has \(stored) links and \(count) names")
         }
         for inode in names.keys.sorted() where links[inode] == nil {
             complaints.append("libext2fs: a name leads to inode \(inode), which is not in use")
@@ -93,7 +93,7 @@ final class LibraryCheck {
     private func walk(_ inode: ext2_ino_t, _ record: inout ext2_inode) {
         current = inode
         let isDirectory = record.i_mode & 0o170000 == 0o040000
-        if record.i_links_count > 0 { links[inode] = (Int(record.i_links_count), isDirectory) }
+        if record.i_links_count > 0 { links[inode] = Int(record.i_links_count) }
         let context = Unmanaged.passUnretained(self).toOpaque()
         let attributes = ext2fs_file_acl_block(system, &record)
         if attributes != 0, attributeBlocks.insert(attributes).inserted { claim(attributes) }
