@@ -175,9 +175,14 @@ struct ImageTree: Sendable {
         defer { _ = Tools.run("rm", "-rf", folder) }
         try Self.makeTree(folder)
         let file = TemporaryFile("volume", contents: [UInt8](repeating: 0xDB, count: 8 << 20))
+        // Fixed, so that each name is in the same leaf every time.
+        let uuid = "6a657874-3400-4372-6173-680000000002"
         let made = Tools.run(
             ["mke2fs", "-q", "-F", "-b", "1024", "-g", "4096", "-J", "size=1", "-d", folder]
-                + ["-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0"] + arguments + [file.path])
+                + [
+                    "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0,hash_seed=\(uuid)", "-U",
+                    uuid,
+                ] + arguments + [file.path])
         try #require(made.status == 0, "mke2fs: \(made.output)")
         let large = TemporaryFile("value", contents: [UInt8](repeating: 0x61, count: 700))
         for command in [

@@ -85,12 +85,13 @@ extension Damage {
             let format = image.format
             try image.editIndex("/many") { bytes, index in format.truncate(&bytes, &index, to: index.count - 1) }
         },
+        // As far as it goes: almost all names of a leaf are on the wrong side then.
         Damage(.indexOrder, "a border that moved") { image in
-            try image.editIndex("/many") { bytes, _ in bytes[LE<UInt32>(32 + 8)] += 0x0100_0000 }
+            try image.editIndex("/many") { bytes, _ in bytes[LE<UInt32>(32 + 8)] = bytes[LE<UInt32>(32 + 16)] - 2 }
         },
         Damage(.indexOrder, "below a node") { image in
             let node = Int(image.number(LE<UInt32>(36), ofBlock: image.blocks("/deep")[0]))
-            try image.editIndex("/deep", node) { bytes, _ in bytes[LE<UInt32>(8 + 8)] += 0x0100_0000 }
+            try image.editIndex("/deep", node) { bytes, _ in bytes[LE<UInt32>(8 + 8)] = bytes[LE<UInt32>(8 + 16)] - 2 }
         },
         Damage(.dots, "of an indexed directory") { image in
             try image.editIndex("/many") { bytes, _ in bytes[LE<UInt32>(12)] = 11 }
