@@ -12,19 +12,35 @@ struct CheckCommand: Sendable {
     let base: String?
     let byteCount: UInt64
 
+    /// How the command ended.
+    struct Outcome {
+        /// The exit status, or 128 and the signal that killed it.
+        let status: CInt
+        /// The last lines of what a command said that failed.
+        let said: [String]
+
+        var isGood: Bool { status == 0 }
+        var how: String { status < 128 ? "status \(status)" : "killed by signal \(status - 128)" }
+    }
+    private static let saidLineLimit = 20
+
     static func hasPlace(_ words: [String]) -> Bool { words.contains { $0.contains("{}") } }
 
     private static let serial = Atomic(0)
 
-    /// Runs the command on a copy of the base that `change` has been done to: its status, or 128 and the signal that
-    /// killed it. The copy is a sparse file in TMPDIR (/tmp) and goes away.
-    func check(_ change: (FileDevice) throws(Ext4Error) -> Void) throws(Ext4Error) -> CInt {
+    /// Runs the command on a copy of the base that `change` has been done to. The copy is a sparse file in TMPDIR
+    /// (/tmp) and goes away.
+    func check(_ change: (FileDevice) throws(Ext4Error) -> Void) throws(Ext4Error) -> Outcome {
         let folder = unsafe getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp"
         let number = Self.serial.add(1, ordering: .relaxed).newValue
         let path = "\(folder)/jext4-replay-\(getpid())-\(number).img"
         try make(path, change)
         defer { NewFile.remove(path) }
-        return try spawn(words.map { Self.replacing($0, with: path) })
+        let said = path + ".said"
+        defer { NewFile.remove(said) }
+        let status = try spawn(words.map { Self.replacing($0, with: path) }, output: said)
+        let lines = status == 0 ? [] : (readText(said) ?? "").split(whereSeparator: \.isNewline)
+        return Outcome(status: status, said: lines.suffix(Self.saidLineLimit).map { String($0) })
     }
 
     /// Makes a file of the base, and does `change` to it.
@@ -54,13 +70,15 @@ struct CheckCommand: Sendable {
         return result + rest
     }
 
-    /// What it says goes to standard error: standard output has the results.
-    private func spawn(_ words: [String]) throws(Ext4Error) -> CInt {
+    /// What it says on both streams goes to the file `output`.
+    private func spawn(_ words: [String], output: String) throws(Ext4Error) -> CInt {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
-        unsafe posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO)
+        unsafe posix_spawn_file_actions_addopen(
+            &actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_TRUNC, S_IRUSR | S_IWUSR)
+        unsafe posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
         var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
         defer { unsafe arguments.forEach { unsafe free($0) } }
         var process = pid_t()

@@ -65,9 +65,10 @@ struct LoggedDisk {
         check = CheckCommand(words: words, base: claim?.path, byteCount: device.byteCount)
     }
 
-    /// The command on one state: its status, or 128 and the signal that killed it.
-    func run(_ choices: EpochChoices, _ picks: Picks) throws(Ext4Error) -> CInt {
-        try check.check { target throws(Ext4Error) in try Self.put(choices, picks, onto: target) }
+    /// What the command has against one state: how it failed and what it said, or nothing.
+    func run(_ choices: EpochChoices, _ picks: Picks) throws(Ext4Error) -> [String] {
+        let outcome = try check.check { target throws(Ext4Error) in try Self.put(choices, picks, onto: target) }
+        return outcome.isGood ? [] : ["the command failed, \(outcome.how)"] + outcome.said
     }
 
     static func put(_ choices: EpochChoices, _ picks: Picks, onto target: FileDevice) throws(Ext4Error) {
@@ -76,9 +77,5 @@ struct LoggedDisk {
             precondition(bytes.byteCount % size == 0)
             try target.write(bytes, at: offset, mode: .cached)
         }
-    }
-
-    static func text(_ status: CInt) -> String {
-        status < 128 ? "the command failed, status \(status)" : "the command was killed by signal \(status - 128)"
     }
 }

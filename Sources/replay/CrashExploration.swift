@@ -10,7 +10,7 @@ final class CrashExploration: Sendable {
         /// jext4's own recovery and checker, by lazy choice.
         case recovery
         /// Somebody's command: its status, or 128 and a signal.
-        case command(@Sendable (EpochChoices, Picks) throws(Ext4Error) -> CInt)
+        case command(@Sendable (EpochChoices, Picks) throws(Ext4Error) -> [String])
     }
     private struct State {
         var results: CrashResults
@@ -152,18 +152,18 @@ final class CrashExploration: Sendable {
 
     private func check(
         _ task: (row: Int, choices: EpochChoices, picks: Picks),
-        _ run: (EpochChoices, Picks) throws(Ext4Error) -> CInt
+        _ run: (EpochChoices, Picks) throws(Ext4Error) -> [String]
     ) {
         let index = rows[task.row].index
         do throws(Ext4Error) {
-            let status = try run(task.choices, task.picks)
+            let problems = try run(task.choices, task.picks)
             state.withLock { state in
                 state.results.epochs[index]?.runs += 1
                 state.results.epochs[index]?.images += 1
-                guard status != 0 else { return }
+                guard !problems.isEmpty else { return }
                 state.results.epochs[index]?.failures += 1
                 state.results.failures.append(
-                    .init(name: name(index, task.picks, state), epoch: index, problems: [LoggedDisk.text(status)]))
+                    .init(name: name(index, task.picks, state), epoch: index, problems: problems))
             }
         } catch {
             state.withLock { $0.error = error }

@@ -32,8 +32,7 @@ struct CrashRepro: ParsableCommand {
         }
         let problems: [String]
         if crash.check != nil {
-            let status = try logged.run(choices, name.picks)
-            problems = status == 0 ? [] : [LoggedDisk.text(status)]
+            problems = try logged.run(choices, name.picks)
         } else {
             let disk = LazyDevice(choices, picks: name.picks)
             problems = StructureJudge().verdict(disk, in: choices.epoch)

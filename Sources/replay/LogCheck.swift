@@ -65,15 +65,15 @@ struct LogCheck: ParsableCommand {
             try log.apply(entry, onto: disk)
             progress?.show("checking, entry", done: Int(entry.index), total: Int(log.entryCount))
             guard isChosen(entry) else { continue }
-            let status = try copy.check { target throws(Ext4Error) in
+            let outcome = try copy.check { target throws(Ext4Error) in
                 try disk.forEachChange { offset, bytes throws(Ext4Error) in
                     try target.write(bytes, at: offset, mode: .cached)
                 }
             }
             checks += 1
-            if status != 0 { failures += 1 }
-            report(entry, status)
-            if status != 0 && !keepGoing { break }
+            if !outcome.isGood { failures += 1 }
+            report(entry, outcome)
+            if !outcome.isGood && !keepGoing { break }
         }
         progress?.end()
         if options.json {
@@ -95,16 +95,18 @@ struct LogCheck: ParsableCommand {
         }
     }
 
-    private func report(_ entry: WriteLogEntry, _ status: CInt) {
+    private func report(_ entry: WriteLogEntry, _ outcome: CheckCommand.Outcome) {
+        let status = outcome.status
         if options.json {
             var line = JSONLine(type: "check")
             line.add("entry", entry.index)
             line.add("status", status < 128 ? status : nil)
             line.add("signal", status < 128 ? nil : status - 128)
+            if !outcome.isGood { line.add("said", outcome.said) }
             Output.write(line.text)
-        } else if status != 0 {
-            let how = status < 128 ? "status \(status)" : "killed by signal \(status - 128)"
-            Output.write("entry \(entry.index): the command failed, \(how)\n")
+        } else if !outcome.isGood {
+            Output.write("entry \(entry.index): the command failed, \(outcome.how)\n")
+            for said in outcome.said { Output.write("    \(said)\n") }
         }
     }
 }

@@ -69,8 +69,10 @@ import Testing
     /// A checker that was killed has not approved of anything.
     @Test func aKilledCheckerIsAFailure() throws {
         let log = try Self.log()
-        let result = try replay("crash", "explore", "--size", "4096", "--check", "kill -9 $$; : {}", log.path)
+        let check = "echo a word; kill -9 $$; : {}"
+        let result = try replay("crash", "explore", "--size", "4096", "--check", check, log.path)
         #expect(result.status == 4 && result.output.contains("killed by signal 9"))
+        #expect(result.output.contains("a word\n"))
     }
 
     @Test func thePartsTogetherAreTheWhole() throws {

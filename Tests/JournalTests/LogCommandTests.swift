@@ -60,7 +60,7 @@ import Testing
         let killed = try replay(
             "log", "check", "--each", "entry", "--keep-going", "--json", log.path,
             "--", "sh", "-c", "kill -SEGV $$; : {}")
-        #expect(killed.status == 4 && killed.output.contains("\"entry\":0,\"status\":null,\"signal\":11}"))
+        #expect(killed.status == 4 && killed.output.contains("\"entry\":0,\"status\":null,\"signal\":11,\"said\":[]}"))
         #expect(killed.output.contains("\"checks\":6,\"failures\":6"))
         let fua = ["log", "check", "--each", "fua"]
         let one = try replay(fua + ["--from-mark", "step 1", log.path, "--", "test", "!", "-f", "{}"])
