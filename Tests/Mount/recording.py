@@ -116,5 +116,32 @@ def marks(scratch):
         expect_clean(state)
 
 
+@check("every state that a power cut may leave of a live mount is whole, and a disk that forgets flushes is caught",
+       need=needs)
+def states(scratch):
+    directory, image, before, log = (os.path.join(scratch, name) for name in ("mnt", "image", "before", "log"))
+    make_image(image, "16M", "-b", "1024")
+    shutil.copy(image, before)
+    mount = Mount(image, directory, f"record={log}")
+    try:
+        work(directory)
+        mount.unmount()
+    except BaseException:
+        take_down(mount)
+        raise
+    explore = (REPLAY, "crash", "explore", log, "--base", before, "--limit", "1000")
+    output = run(*explore)
+    assert "stand for all states" in output and " 0 failures" in output, output
+    report = f"{scratch}/report.html"
+    output = run(*explore, "--ignore-flush", "--html", report, status=4)
+    state = output.splitlines()[0]
+    with open(report, encoding="utf-8") as file:
+        assert state in file.read(), f"the page does not name {state}"
+    # A commit block without all of what it commits. e2fsck drops such a transaction, which was durable, without a word.
+    run(REPLAY, "crash", "repro", state, log, "--base", before, "--output", f"{scratch}/bad.img", status=4)
+    output = run(REPLAY, "show", f"{scratch}/bad.img", status=4)
+    assert "DAMAGE" in output, output
+
+
 if __name__ == "__main__":
     main("SCRATCH")
