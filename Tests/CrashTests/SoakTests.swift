@@ -11,6 +11,15 @@ import Testing
         try CrashCampaign.swarm(seed: UInt64(seed), operations: 40...80).run()
     }
 
+    /// A seed of the soak must not fail for a volume that mke2fs refuses.
+    @Test func everyVolumeOfASwarmCanBeMade() throws {
+        var random = SeededRandom(seed: 1)
+        for _ in 0..<60 {
+            let volume = TestVolume.swarm(&random)
+            #expect(throws: Never.self, "\(volume.name)") { _ = try volume.make() }
+        }
+    }
+
     static let minutes = ProcessInfo.processInfo.environment["JEXT4_SOAK_MINUTES"].flatMap(Double.init) ?? 0
 
     /// The same with seeds that nobody has seen yet, with short workloads and with every state by lazy choice, on all

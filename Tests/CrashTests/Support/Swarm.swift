@@ -24,7 +24,8 @@ extension TestVolume {
         var arguments = ["-O", features.joined(separator: ","), "-I", random.once(in: 4) ? "128" : "256"]
         if random.once(in: 2) { arguments += ["-g", "\(random.once(in: 2) ? 2048 : 4096)"] }
         // Some are so small that the workload fills them: just what mke2fs wants for a journal.
-        let mebibytes = random.once(in: 3) ? 2 * journal + 4 : 16
+        let least = 2 * journal + 4
+        let mebibytes = random.once(in: 3) ? least : max(least, 16)
         return TestVolume(
             "swarm \(block) \(mebibytes)M journal=\(journal)M \(arguments.joined(separator: " "))", block: block,
             mebibytes: mebibytes, journal: journal, arguments)
