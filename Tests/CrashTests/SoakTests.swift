@@ -34,6 +34,15 @@ import Testing
         print(figures.table)
     }
 
+    static let seed = ProcessInfo.processInfo.environment["JEXT4_SOAK_SEED"].flatMap { UInt64($0) }
+
+    /// What `soak` did with a seed that it has printed.
+    @Test(.enabled(if: seed != nil, "set JEXT4_SOAK_SEED")) func again() throws {
+        let figures = SoakFigures()
+        Self.step(try #require(Self.seed), figures)
+        #expect(figures.failures.isEmpty, "\(figures.failures)")
+    }
+
     private static func step(_ seed: UInt64, _ figures: SoakFigures) {
         do {
             var random = SeededRandom(seed: seed)

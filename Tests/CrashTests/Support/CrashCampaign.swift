@@ -93,7 +93,10 @@ struct CrashCampaign: Sendable {
     /// The shortest workload that still fails, as far as a minute goes.
     private func shortest(_ history: ModelHistory) -> String {
         let end = ContinuousClock.now + .seconds(60)
-        let operations = history.steps.dropFirst().map(\.operation)
+        // Recording ends with an unmount of its own.
+        let operations = history.steps.dropFirst().map(\.operation).filter { operation in
+            if case .unmount = operation { false } else { true }
+        }
         let short = WorkloadMinimiser.minimise(operations, from: history.steps[0].tree) { operations in
             var campaign = self
             campaign.workload = .operations(operations)
