@@ -11,6 +11,13 @@ import Testing
         try CrashCampaign.swarm(seed: UInt64(seed), operations: 40...80).run()
     }
 
+    /// What a soak has found: a truncate in several handles took a file without a name off the orphan list.
+    @Test(arguments: [5_190_718_057_887_715_687] as [UInt64]) func whatWasFoundStaysFound(seed: UInt64) {
+        let figures = SoakFigures()
+        Self.step(seed, figures)
+        #expect(figures.failures.isEmpty, "\(figures.failures)")
+    }
+
     /// A seed of the soak must not fail for a volume that mke2fs refuses.
     @Test func everyVolumeOfASwarmCanBeMade() throws {
         var random = SeededRandom(seed: 1)

@@ -39,6 +39,8 @@ struct Truncation {
         }
         if !fits {
             try finish(from: first) { handle throws(Ext4Error) in
+                // One that is open without a name stays an orphan until it is closed.
+                guard inode.field({ $0.linkCount }) > 0 else { return }
                 try orphans.remove(inode, volume, inodes, in: handle)
             }
         }
