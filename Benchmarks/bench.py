@@ -327,6 +327,8 @@ def main():
                           file=sys.stderr)
         if "replay" in WORKS:
             replays(scratch, os.path.abspath(options.jext4), figures)
+    except KeyboardInterrupt:
+        print("bench: interrupted; the figures are of what came before", file=sys.stderr)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     print(f"\n{machine()}\n")

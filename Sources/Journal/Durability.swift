@@ -11,15 +11,13 @@ extension Journal {
     package func makeDurable(_ transaction: TransactionID) throws(Ext4Error) {
         let (pending, needsFlush): (Transaction?, Bool) = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
-            if state.running.transaction.id == transaction {
+            switch state.standing(of: transaction) {
+            case .running(let running):
                 state.noteRequest()
-                return (state.running.transaction, false)
+                return (running, false)
+            case .committing(let committing, let coversData): return (committing, !coversData)
+            case .durable: return (nil, true)
             }
-            guard let committing = state.committing, committing.transaction.id == transaction else {
-                return (nil, true)
-            }
-            // Its flush may have begun before the caller's data was written.
-            return (committing.transaction, state.isFlushing)
         }
         if let pending {
             try commit(pending)
@@ -45,15 +43,17 @@ extension Journal {
         guard !options.isManual else { return false }
         return state.withLock { state in
             guard state.abortCause == nil, !state.isClosed else { return false }
-            if state.running.transaction.id == transaction {
+            switch state.standing(of: transaction) {
+            case .running:
                 state.noteRequest()
                 state.running.answers.append(answer)
                 commitThread.wake()
                 return true
+            case .committing(_, coversData: true):
+                state.committing?.answers.append(answer)
+                return true
+            case .committing, .durable: return false
             }
-            guard state.committing?.transaction.id == transaction, !state.isFlushing else { return false }
-            state.committing?.answers.append(answer)
-            return true
         }
     }
 

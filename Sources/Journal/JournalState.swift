@@ -65,6 +65,19 @@ struct JournalState {
         head = isEmptyOnDisk ? last : superBlock.start
     }
 
+    /// How far a transaction is, and whether its commit will make durable what is written to its files from now on.
+    enum Standing {
+        case running(Transaction)
+        case committing(Transaction, coversData: Bool)
+        case durable
+    }
+
+    func standing(of transaction: TransactionID) -> Standing {
+        if running.transaction.id == transaction { return .running(running.transaction) }
+        guard let committing, committing.transaction.id == transaction else { return .durable }
+        return .committing(committing.transaction, coversData: !isFlushing)
+    }
+
     /// Those who were to hear of a transaction that is not durable yet.
     mutating func takeAnswers() -> [DurabilityAnswer] {
         defer {

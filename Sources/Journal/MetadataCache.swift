@@ -12,6 +12,8 @@ package final class MetadataCache: Sendable {
     package let blockByteCount: Int
     package let blockCount: UInt64
     private let device: any BlockDevice
+    /// What nobody may need is not decided: see `UndecidedDevice`.
+    private let readsAhead: Bool
     private let shards: [Monitor<CacheShard>]
     private let onReadFailure: Mutex<FailureHook?> = Mutex(nil)
     private static let shardCount = 32
@@ -22,6 +24,7 @@ package final class MetadataCache: Sendable {
     package init(device: any BlockDevice, blockByteCount: Int, blockCount: UInt64, capacityBytes: Int) {
         precondition(blockByteCount >= 1024 && blockByteCount % device.sectorByteCount == 0)
         self.device = device
+        readsAhead = !(device is any UndecidedDevice)
         self.blockByteCount = blockByteCount
         self.blockCount = blockCount
         let capacity = max(1, capacityBytes / blockByteCount / Self.shardCount)
@@ -133,8 +136,7 @@ package final class MetadataCache: Sendable {
 
     /// Reads what is missing of a run in one transfer: a hint, errors are dropped (they come again at `block`).
     package func prefetch(_ first: FSBlock, count: Int) {
-        // What nobody may need is not decided.
-        guard count > 0, first.rawValue < blockCount, !(device is any UndecidedDevice) else { return }
+        guard readsAhead, count > 0, first.rawValue < blockCount else { return }
         let most = min(UInt64(count), blockCount - first.rawValue, UInt64(Self.prefetchByteCount / blockByteCount))
         var mine: [CachedBlock] = []
         for number in first.rawValue..<first.rawValue + max(1, most) {

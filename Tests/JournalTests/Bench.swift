@@ -89,13 +89,7 @@ struct Bench {
     }
 
     /// Everything on the disk now: what a crash that loses nothing leaves.
-    var bytes: [UInt8] {
-        get throws {
-            let buffer = AlignedBuffer(byteCount: Int(device.byteCount))
-            try device.read(into: buffer, at: 0)
-            return buffer.withBytes { $0.array(0..<buffer.byteCount) }
-        }
-    }
+    var bytes: [UInt8] { get throws { try device.contents } }
 
     /// Scans the log on a device.
     static func scan(
@@ -131,5 +125,15 @@ struct Bench {
         guard word == UInt64(truncatingIfNeeded: word & 0xFF) &* 0x0101_0101_0101_0101 else { return nil }
         for offset in stride(from: 8, to: blockByteCount, by: 8) where block[LE<UInt64>(offset)] != word { return nil }
         return UInt8(word & 0xFF)
+    }
+}
+
+extension BlockDevice {
+    var contents: [UInt8] {
+        get throws {
+            let buffer = AlignedBuffer(byteCount: Int(byteCount))
+            try read(into: buffer, at: 0)
+            return buffer.withBytes { $0.array(0..<buffer.byteCount) }
+        }
     }
 }

@@ -108,6 +108,34 @@ func aBlockThatLooksLikeTheJournalIsEscaped(_ features: JournalIncompatibleFeatu
     #expect(try Bench.uniform(5, bench.bytes) == 0x52)
 }
 
+/// What a transaction changes while a checkpoint is under way does not go home before it is committed.
+@Test func aCheckpointLeavesOutWhatATransactionHasTaken() throws {
+    // More than a checkpoint writes at once: the block is taken after it was chosen and before it is copied.
+    var shape = Bench.Shape()
+    shape.homeBlocks = 1_200
+    shape.logBlocks = 4_096
+    shape.cacheBytes = 4 << 20
+    let spy = WriteSpy(try MemoryDevice(Bench.format(shape)))
+    let found = Mutex<[UInt8?]>([])
+    let taken: UInt64 = 1_190
+    let bench = try Bench(
+        shape, on: spy,
+        hook: { _ throws(Ext4Error) in
+            guard let disk = try? spy.contents else { return }
+            found.withLock { $0.append(Bench.uniform(taken, disk)) }
+        })
+    for number in 0..<UInt64(shape.homeBlocks) {
+        try bench.fill(number, 0x11)
+        if number % 400 == 399 { try bench.journal.commitNow() }
+    }
+    found.withLock { $0 = [] }
+    spy.once = { () throws(Ext4Error) in try bench.fill(taken, 0x22) }
+    try bench.journal.checkpointNow()
+    #expect(found.withLock { $0 } == [0x00], "the block that was not committed yet went home")
+    #expect(try Bench.uniform(taken, bench.bytes) == 0x22)
+    try bench.journal.close()
+}
+
 /// Actions run after their transaction is durable, in order, and see the device with the commit on it.
 @Test func actionsRunOnceTheTransactionIsDurable() throws {
     // The allocator gives out freed blocks from there: one moment too early is a stale block after a crash.

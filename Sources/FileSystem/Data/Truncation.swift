@@ -37,12 +37,15 @@ struct Truncation {
             guard fits else { return try orphans.add(inode, volume, in: handle) }
             _ = try freeSteps(from: first, steps.count, in: handle)
         }
-        if !fits {
-            try finish(from: first) { handle throws(Ext4Error) in
-                // One that is open without a name stays an orphan until it is closed.
-                guard inode.field({ $0.linkCount }) > 0 else { return }
-                try orphans.remove(inode, volume, inodes, in: handle)
-            }
+        if !fits { try finishCut() }
+    }
+
+    /// Frees what lies behind the size, in as many handles as it takes, and with the last the inode is an orphan no
+    /// more; but one that is open without a name stays one until it is closed.
+    func finishCut() throws(Ext4Error) {
+        try finish(from: (inode.size + unit - 1) / unit) { handle throws(Ext4Error) in
+            guard inode.field({ $0.linkCount }) > 0 else { return }
+            try orphans.remove(inode, volume, inodes, in: handle)
         }
     }
 

@@ -131,11 +131,7 @@ extension FileSystem {
         }
         guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }
         try inode.lock.withWriteLock { () throws(Ext4Error) in
-            let first = (inode.size + UInt64(volume.blockByteCount) - 1) / UInt64(volume.blockByteCount)
-            let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
-            try truncation.finish(from: first) { handle throws(Ext4Error) in
-                try orphans.remove(inode, volume, inodes, in: handle)
-            }
+            try Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes).finishCut()
         }
     }
 
