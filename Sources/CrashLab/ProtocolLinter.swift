@@ -36,7 +36,7 @@ package struct ProtocolLinter {
     package private(set) var violations: [ProtocolViolation] = []
     /// How many transactions were seen to commit.
     package private(set) var transactionCount = 0
-    var disk: CrashDisk
+    var disk: FollowedDisk
     var journal: FollowedJournal?
     var map: VolumeMap?
     var suspects: [Suspect] = []
@@ -56,7 +56,7 @@ package struct ProtocolLinter {
     package init(
         base: any BlockDevice, acknowledgement: @escaping (String) -> Acknowledgement? = Self.usualMarks
     ) throws(Ext4Error) {
-        disk = CrashDisk(over: base)
+        disk = FollowedDisk(over: base)
         self.acknowledgement = acknowledgement
         try followMount(at: 0)
     }
@@ -75,10 +75,10 @@ package struct ProtocolLinter {
         case .submitted(let ticket, let request):
             try submitted(request, ticket, at: index)
             inFlight[ticket] = InFlight(event: index, request: request)
-            disk.see(event, honoursFlush: true)
+            disk.see(event)
         case .completed(let ticket, let succeeded):
             guard let done = inFlight.removeValue(forKey: ticket) else { return }
-            disk.see(event, honoursFlush: true)
+            disk.see(event)
             try completed(done, ticket, succeeded, at: index)
         }
     }
@@ -252,9 +252,8 @@ package struct ProtocolLinter {
                 .acknowledgement, at: index, "\(label): transaction \(open.id.rawValue) is in the log and not committed"
             )
         }
-        dataWrites = dataWrites.filter { item in disk.pending.contains { $0.ticket == item.key } }
-        let late = disk.pending.filter { $0.isComplete }.compactMap { dataWrites[$0.ticket] }
-        if let first = late.min() {
+        dataWrites = dataWrites.filter { disk.isOpen($0.key) }
+        if let first = dataWrites.filter({ disk.waits($0.key) }).values.min() {
             report(.acknowledgement, at: index, "\(label): the data written by entry \(first) is not durable")
         }
     }

@@ -5,6 +5,7 @@ internal import Synchronization
 ///
 /// Richer than a write log: it knows what was in flight, and what failed.
 package final class Trace: DeviceRecorder {
+    /// Tickets ascend in the order of submission.
     package enum Event: Sendable {
         case submitted(ticket: UInt64, DeviceRequest)
         case completed(ticket: UInt64, succeeded: Bool)

@@ -254,11 +254,9 @@ import Testing
         let commit = try #require(good.steps.indices.filter { good.type($0) == 2 }.dropFirst(2).first)
         var cut = outcome
         cut.events = Array(good.events.prefix((commit + 1) * 2 - marks(good, commit)))
-        let states = CrashStates(base: MemoryDevice(outcome.base), events: cut.events)
-        var crashed: [UInt8] = []
-        try states.forEach([CrashPoint(event: cut.events.count - 1, loss: .everything)]) { _, disk in
-            crashed = try contents(disk)
-        }
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: cut.events)
+        let end = EpochChoices(model, try #require(model.epochs.last))
+        let crashed = try contents(LazyDevice(end, picks: .required))
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(crashed)), recorder: trace)
         try FileSystem.mount(on: device, options: TestVolume.options()).unmount()

@@ -12,7 +12,9 @@ import Testing
     /// A device that promises to flush and does not loses committed operations.
     @Test func aDeviceThatIgnoresFlushesIsCaught() throws {
         let outcome = try Self.campaign.record()
-        let failures = try Self.campaign.check(outcome, honoursFlush: false, stopAfter: 3).failures
+        var disk = DiskModel()
+        disk.honoursFlush = false
+        let failures = try Self.campaign.check(outcome, disk, stopAfter: 3).failures
         #expect(failures.count == 3)
     }
 
@@ -43,12 +45,13 @@ import Testing
         outcome.events[commit] = .submitted(
             ticket: ticket, .write(offset: at, bytes: [UInt8](repeating: 0, count: bytes.count), mode: mode))
         outcome.events = Array(outcome.events[...synced])
-        let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
+        let end = CrashState(EpochChoices(model, try #require(model.epochs.last)), .required)
         let checker = try StateChecker(
             history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
         var failures = 0
-        states.forEach([CrashPoint(event: synced, loss: .everything)]) { point, disk in
-            if !checker.problems(point, disk, deep: false).isEmpty { failures += 1 }
+        model.forEach([end]) { state, disk in
+            if !checker.problems(state, disk, deep: false).isEmpty { failures += 1 }
         }
         #expect(failures == 1)
     }
@@ -73,7 +76,7 @@ import Testing
             outcome.events[index] = .submitted(ticket: ticket, .write(offset: offset, bytes: bytes, mode: mode))
         }
         #expect(spoiled > 0)
-        let failures = try Self.campaign.check(outcome, honoursFlush: true, stopAfter: 3).failures
+        let failures = try Self.campaign.check(outcome, stopAfter: 3).failures
         #expect(!failures.isEmpty)
     }
 }

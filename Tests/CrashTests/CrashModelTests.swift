@@ -273,6 +273,55 @@ import Testing
         }
     }
 
+    /// The few states of a whole trace are real ones, are made as they are named, and come with both ends of each epoch.
+    @Test func theFewStatesOfATraceAreRealToo() throws {
+        func bytes(_ device: any BlockDevice) throws -> [UInt8] {
+            let bytes = try contents(device)
+            return (0..<CrashModelTests.unitCount).map { bytes[$0 * 512] }
+        }
+        for seed in UInt64(1)...60 {
+            let events = CrashModelTests.trace(seed: seed)
+            let base = MemoryDevice(byteCount: CrashModelTests.unitCount * 512)
+            let model = try CrashModel(base: base, events: events)
+            let every = CrashModelTests.everyState(events, DiskModel())
+            let sample = TraceSample(model)
+            let states = sample.states(seed: seed, prefixes: 10, inFlight: 10, subsets: 30)
+            #expect(sample.boundaries.count == 2 * model.epochs.count)
+            #expect(states.map(\.description) == sample.states(seed: seed, prefixes: 10, inFlight: 10, subsets: 30)
+                .map(\.description))
+            try model.forEach(states) { state, disk in
+                let found = try bytes(disk)
+                #expect(try every.contains(found) && bytes(LazyDevice(state.choices, picks: state.picks)) == found)
+            }
+        }
+    }
+
+    /// Of two writes in flight at once and one before them: what has completed by a moment is there, and no more.
+    @Test func aMomentHasItsOwnStates() throws {
+        let trace = Trace()
+        func write(_ unit: UInt64, _ byte: UInt8) -> UInt64 {
+            trace.submitted(.write(offset: unit * 512, bytes: [UInt8](repeating: byte, count: 1024), mode: .cached))
+        }
+        trace.completed(write(0, 1), succeeded: true)
+        let second = write(2, 2), third = write(1, 3)
+        trace.completed(third, succeeded: true)
+        trace.completed(second, succeeded: false)
+        let model = try CrashModel(base: MemoryDevice(byteCount: 2560), events: trace.events)
+        let choices = EpochChoices(model, try #require(model.epochs.first))
+        var random = SeededRandom(seed: 1)
+        func states(_ draw: (inout SeededRandom) -> Picks) throws -> Set<[UInt8]> {
+            Set(try (0..<64).map { _ in
+                let bytes = try contents(LazyDevice(choices, picks: draw(&random)))
+                return (0..<4).map { bytes[$0 * 512] }
+            })
+        }
+        #expect(try states { _ in choices.landed(at: 1) } == [[1, 1, 0, 0]])
+        #expect(try states { _ in choices.landed(at: 5) } == [[1, 3, 3, 0]], "a failed write is not said to be there")
+        let torn = try states { choices.torn(at: 2, &$0) }
+        #expect(torn == [[1, 1, 0, 0], [1, 1, 2, 0], [1, 1, 0, 2], [1, 1, 2, 2]])
+        #expect(try states { choices.mixed(at: 1, &$0) } == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+    }
+
     /// A name is all that one needs to get the state again.
     @Test func namesGiveTheStateBack() throws {
         var disk = DiskModel()

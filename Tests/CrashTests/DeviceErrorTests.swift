@@ -89,12 +89,15 @@ import Testing
         }
 
         private func stateProblems(_ history: ModelHistory, _ events: [Trace.Event]) throws -> [String] {
-            let states = CrashStates(base: MemoryDevice(base), events: events)
+            let model = try CrashModel(base: MemoryDevice(base), events: events)
             let checker = try StateChecker(history: history, progress: WorkloadProgress(events), base: base)
-            let losses: [CrashPoint.Loss] = [.nothing, .everything] + (0..<2).map { .some(seed: $0) }
+            let end = EpochChoices(model, try #require(model.epochs.last)), last = events.count - 1
+            var random = SeededRandom(seed: seed)
+            let mixed = (0..<2).map { _ in end.mixed(at: last, &random) }
             var problems: [String] = []
-            states.forEach(losses.map { CrashPoint(event: events.count - 1, loss: $0) }) { point, disk in
-                problems += checker.problems(point, disk, deep: false).map { "\(point): \($0)" }
+            let states = ([.required, end.landed(at: last)] + mixed).map { CrashState(end, $0) }
+            model.forEach(states) { state, disk in
+                problems += checker.problems(state, disk, deep: false).map { "\(state): \($0)" }
             }
             return problems
         }

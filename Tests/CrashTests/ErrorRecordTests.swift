@@ -207,29 +207,35 @@ import Testing
     @Test(arguments: [TestVolume.small, .large, .noChecksums])
     func noPowerCutTearsTheRecord(_ volume: TestVolume) throws {
         let (base, events, start) = try abortedVolume(volume)
-        let states = CrashStates(base: MemoryDevice(base), events: events)
-        let points = (start..<events.count).flatMap { event in
-            [.nothing, .everything].map { CrashPoint(event: event, loss: $0) }
-                + (0..<3).map { CrashPoint(event: event, loss: .inFlight(seed: $0)) }
+        let model = try CrashModel(base: MemoryDevice(base), events: events)
+        let states = model.epochs.filter { $0.event >= start }.flatMap { epoch in
+            let choices = EpochChoices(model, epoch)
+            return SampledStates(choices).states(limit: 40, seed: 1).map { CrashState(choices, $0) }
         }
         let image = TemporaryFile("cut")
         var seen: Set<UInt32> = []
-        try states.forEach(points) { point, disk in
+        try model.forEach(states) { state, disk in
             let found = try superBlock(disk)
             seen.insert(found.errors.count)
             image.write(try contents(disk))
             let said = Tools.run("dumpe2fs", "-h", image.path)
-            #expect(said.status == 0, "\(point): \(said.output)")
+            #expect(said.status == 0, "\(state): \(said.output)")
         }
         #expect(seen == [0, 1])
+    }
+
+    /// Behind the last event, with all that completed.
+    private static func end(_ model: CrashModel) throws -> CrashState {
+        let choices = EpochChoices(model, try #require(model.epochs.last))
+        return CrashState(choices, choices.landed(at: choices.epoch.event))
     }
 
     /// The kernel and we make the same of an aborted volume: the record stays, the flag is set, the journal forgets.
     @Test(.enabled(if: Need.loopMounts, "needs root and loop devices"), arguments: [TestVolume.small, .noChecksums])
     func theNextMountIsAsTheKernels(_ volume: TestVolume) throws {
         let (base, events, _) = try abortedVolume(volume)
-        let states = CrashStates(base: MemoryDevice(base), events: events)
-        try states.forEach([CrashPoint(event: events.count - 1, loss: .nothing)]) { _, disk in
+        let model = try CrashModel(base: MemoryDevice(base), events: events)
+        try model.forEach([try Self.end(model)]) { _, disk in
             let before = try OfflineVolume(on: disk)
             #expect(before.journal?.superBlock.errorNumber == -5 && before.superBlock.errors.count == 1)
             let image = TemporaryFile("aborted", contents: try contents(disk))
@@ -262,20 +268,20 @@ import Testing
     /// A power cut between the flag and the journal's forgetting loses neither.
     @Test func theErrorOfAJournalIsTakenOverInOrder() throws {
         let (base, events, _) = try abortedVolume(.small)
-        let aborted = CrashStates(base: MemoryDevice(base), events: events)
-        try aborted.forEach([CrashPoint(event: events.count - 1, loss: .nothing)]) { _, disk in
+        let aborted = try CrashModel(base: MemoryDevice(base), events: events)
+        try aborted.forEach([try Self.end(aborted)]) { _, disk in
             let trace = Trace()
             let system = try FileSystem.mount(
                 on: RecordingDevice(disk.fork(), recorder: trace), options: options())
             try system.unmount()
-            let states = CrashStates(base: disk, events: trace.events)
-            let points = states.points(seed: 1, prefixes: 40, inFlight: 10, subsets: 40)
-            try states.forEach(points) { point, cut in
+            let model = try CrashModel(base: disk, events: trace.events)
+            let states = TraceSample(model).states(seed: 1, prefixes: 40, inFlight: 10, subsets: 40)
+            try model.forEach(states) { state, cut in
                 let again = try FileSystem.mount(on: cut, options: options())
                 try again.unmount()
                 let volume = try OfflineVolume(on: cut)
-                #expect(volume.superBlock.state.contains(.hasErrors), "\(point)")
-                #expect(volume.journal?.superBlock.errorNumber == 0, "\(point)")
+                #expect(volume.superBlock.state.contains(.hasErrors), "\(state)")
+                #expect(volume.journal?.superBlock.errorNumber == 0, "\(state)")
             }
         }
     }

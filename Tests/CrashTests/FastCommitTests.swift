@@ -72,13 +72,12 @@ import Testing
         let base = try fixture.load()
         let trace = Trace()
         let tree = try StateChecker.recover(RecordingDevice(OverlayDevice(over: base), recorder: trace))
-        let states = CrashStates(base: base, events: trace.events)
-        let points = states.points(seed: 7, prefixes: 30, inFlight: 10, subsets: 30)
+        let model = try CrashModel(base: base, events: trace.events)
         var count = 0
-        try states.forEach(points) { point, disk in
-            #expect(try StateChecker.recover(disk) == tree, "\(point)")
+        try model.forEach(TraceSample(model).states(seed: 7, prefixes: 30, inFlight: 10, subsets: 30)) { state, disk in
+            #expect(try StateChecker.recover(disk) == tree, "\(state)")
             count += 1
-            if count % 10 == 1 { try Self.expectClean(disk, "\(point)") }
+            if count % 10 == 1 { try Self.expectClean(disk, "\(state)") }
         }
         #expect(count > 20)
     }

@@ -34,12 +34,12 @@ import Testing
     func linuxReplaysOurLogToTheSameTree(volume: TestVolume) throws {
         let campaign = CrashCampaign(seed: 606, volume: volume, profile: .mixed(120))
         let outcome = try campaign.record()
-        let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
         var random = SeededRandom(seed: 606)
-        let points = states.points(seed: 606, prefixes: 30, inFlight: 0, subsets: 0)
-        try states.forEach(random.sample(points, count: 6)) { point, disk in
+        let states = TraceSample(model).states(seed: 606, prefixes: 30, inFlight: 0, subsets: 0)
+        try model.forEach(random.sample(states, count: 6)) { state, disk in
             let problems = try StateChecker.kernelReplay(disk)
-            if !problems.isEmpty { Issue.record("\(volume.name), \(point): \(problems.joined(separator: "\n"))") }
+            if !problems.isEmpty { Issue.record("\(volume.name), \(state): \(problems.joined(separator: "\n"))") }
         }
     }
 }

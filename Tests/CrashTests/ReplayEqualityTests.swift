@@ -108,18 +108,18 @@ struct ReplayEqualityTests {
     @Test(arguments: TestVolume.all) func ourLogsEndAsWithE2fsck(volume: TestVolume) throws {
         // A log that only we read to the end is a log that nobody else can rescue.
         let outcome = try CrashCampaign(seed: 707, volume: volume, profile: .mixed(120)).record()
-        let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
         var random = SeededRandom(seed: 707)
-        let points = states.points(seed: 707, prefixes: 40, inFlight: 10, subsets: 40)
+        let states = TraceSample(model).states(seed: 707, prefixes: 40, inFlight: 10, subsets: 40)
         let image = TemporaryFile("image")
         var compared = 0
-        try states.forEach(random.sample(points, count: Need.isSoak ? points.count : 12)) { point, disk in
+        try model.forEach(random.sample(states, count: Need.isSoak ? states.count : 12)) { state, disk in
             image.write(try contents(disk))
             // A super block torn between its sectors is more than e2fsck can mend on a volume of one group.
             if Tools.run("dumpe2fs", "-h", image.path).status != 0 { return }
             guard let (sectors, plan) = try compare(disk, image: image) else { return }
             compared += 1
-            #expect(sectors.isEmpty, "\(point), \(plan.end): sectors \(sectors.prefix(20)) differ")
+            #expect(sectors.isEmpty, "\(state), \(plan.end): sectors \(sectors.prefix(20)) differ")
         }
         #expect(compared > 4)
     }
@@ -192,9 +192,10 @@ struct ReplayEqualityTests {
     @Test func damageIsRefusedWithTheWayOut() throws {
         // "Corrupt journal" alone makes people run e2fsck -y, which throws the good transactions away as well.
         let outcome = try CrashCampaign(seed: 708, volume: .small, profile: .mixed(60)).record()
-        let states = CrashStates(base: MemoryDevice(outcome.base), events: outcome.events)
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
+        let states = TraceSample(model).states(seed: 708, prefixes: 60, inFlight: 0, subsets: 0)
         var checked = 0
-        try states.forEach(states.points(seed: 708, prefixes: 60, inFlight: 0, subsets: 0)) { _, disk in
+        try model.forEach(states) { _, disk in
             guard checked < 3 else { return }
             let volume = try OfflineVolume(on: disk)
             let journal = try #require(volume.journal)

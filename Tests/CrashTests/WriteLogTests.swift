@@ -141,4 +141,31 @@ func contents(_ device: any BlockDevice) throws -> [UInt8] {
             _ = try? reader.apply(until: .end, onto: disk)
         }
     }
+
+    /// A trace that becomes a write log loses no write: both end with the same disk.
+    @Test(arguments: [UInt64](1...4)) func aTraceAndItsWriteLogEndWithTheSameDisk(seed: UInt64) throws {
+        var random = SeededRandom(seed: seed)
+        let trace = Trace()
+        let device = RecordingDevice(OverlayDevice(over: MemoryDevice(byteCount: 8192)), recorder: trace)
+        for step in 0..<200 {
+            let first = UInt64.random(in: 0..<14, using: &random)
+            let bytes = [UInt8](repeating: UInt8(step), count: 512 * .random(in: 1...2, using: &random))
+            switch Int.random(in: 0..<8, using: &random) {
+            case 0: try device.flush()
+            case 1: try device.discard(at: first * 512, count: 1024)
+            case 2: try device.write(bytes.span.bytes, at: first * 512, mode: .throughToMedia)
+            default: try device.write(bytes.span.bytes, at: first * 512, mode: .cached)
+            }
+        }
+        let file = TemporaryFile("log")
+        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
+        Trace.replay(trace.events, into: writer)
+        try writer.close()
+        let replayed = OverlayDevice(over: MemoryDevice(byteCount: 8192))
+        let log = try FileDevice(path: file.path, readOnly: true)
+        #expect(try WriteLogReader.problems(on: log) == [])
+        var reader = try WriteLogReader(on: log)
+        _ = try reader.apply(until: .end, onto: replayed)
+        #expect(try contents(replayed) == contents(device))
+    }
 }

@@ -103,17 +103,17 @@ import Threads
         #expect(counters.checkpoints > 4)
 
         let events = trace.events
-        let states = CrashStates(base: MemoryDevice(base), events: events)
+        let model = try CrashModel(base: MemoryDevice(base), events: events)
         var random = SeededRandom(seed: 11)
-        let points = random.sample(states.points(seed: 11, prefixes: 20, inFlight: 10, subsets: 20), count: 40)
-        try states.forEach(points) { point, disk in
+        let states = TraceSample(model).states(seed: 11, prefixes: 20, inFlight: 10, subsets: 20)
+        try model.forEach(random.sample(states, count: 40)) { state, disk in
             let system = try FileSystem.mount(on: disk, options: TestVolume.options())
-            for (name, size) in Self.promised(events.prefix(point.event + 1)) {
-                try Self.expect(name, size, on: system, "\(point)")
+            for (name, size) in Self.promised(events.prefix(state.epoch.event + 1)) {
+                try Self.expect(name, size, on: system, "\(state)")
             }
             try system.unmount()
             let complaints = try Structure.complaints(of: disk)
-            #expect(complaints == [], "\(point)")
+            #expect(complaints == [], "\(state)")
         }
     }
 
@@ -179,21 +179,21 @@ import Threads
             try #require(events.firstIndex { if case .mark(label) = $0 { true } else { false } })
         }
         let (removal, end) = (try index(of: "remove"), try index(of: "written"))
-        let states = CrashStates(base: MemoryDevice(base), events: events)
-        let after = states.points(seed: 3, prefixes: 60, inFlight: 30, subsets: 60).filter { $0.event > removal }
+        let model = try CrashModel(base: MemoryDevice(base), events: events)
+        let after = TraceSample(model).states(seed: 3, prefixes: 60, inFlight: 30, subsets: 60)
+            .filter { $0.epoch.event > removal }
         var random = SeededRandom(seed: 3)
-        for point in [CrashPoint(event: end, loss: .everything)] + random.sample(after, count: 24) {
-            try states.forEach([point]) { point, disk in
-                let system = try FileSystem.mount(on: disk, options: TestVolume.options())
-                if point.event >= end {
-                    let buffer = AlignedBuffer(byteCount: bytes.count)
-                    _ = try buffer.withMutableBytes { try system.read(data, at: 0, into: &$0) }
-                    #expect(buffer.withBytes { $0.array(0..<bytes.count) } == bytes, "\(point)")
-                }
-                try system.unmount()
-                let complaints = try Structure.complaints(of: disk)
-                #expect(complaints == [], "\(point)")
+        let last = CrashState(EpochChoices(model, try #require(model.epochs.last)), .required)
+        try model.forEach(random.sample(after, count: 24) + [last]) { state, disk in
+            let system = try FileSystem.mount(on: disk, options: TestVolume.options())
+            if state.epoch.event >= end {
+                let buffer = AlignedBuffer(byteCount: bytes.count)
+                _ = try buffer.withMutableBytes { try system.read(data, at: 0, into: &$0) }
+                #expect(buffer.withBytes { $0.array(0..<bytes.count) } == bytes, "\(state)")
             }
+            try system.unmount()
+            let complaints = try Structure.complaints(of: disk)
+            #expect(complaints == [], "\(state)")
         }
     }
 }

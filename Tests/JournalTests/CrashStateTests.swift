@@ -107,18 +107,19 @@ func everyCrashStateIsAPrefix(_ seed: UInt64) throws {
     let life = try live(bench, seed: seed, steps: 90)
     let events = trace.events
     let acknowledged = acknowledged(events)
-    let states = CrashStates(base: base, events: events)
-    let points = states.points(seed: seed, prefixes: 30, inFlight: 40, subsets: 60)
+    let model = try CrashModel(base: base, events: events)
+    let states = TraceSample(model).states(seed: seed, prefixes: 30, inFlight: 40, subsets: 60)
     var damaged = 0
-    try states.forEach(points) { point, disk in
+    try model.forEach(states) { state, disk in
         let plan = try Bench.recover(shape, disk)
         if plan.isDamaged { damaged += 1 }
         let found = try fillings(disk)
-        let isPrefix = life.versions[acknowledged[point.event]...].contains { matches(found, $0) }
-        #expect(isPrefix, "seed \(seed), \(point): no version from \(acknowledged[point.event]) on fits")
+        let first = acknowledged[state.epoch.event]
+        let isPrefix = life.versions[first...].contains { matches(found, $0) }
+        #expect(isPrefix, "seed \(seed), \(state): no version from \(first) on fits")
     }
     #expect(damaged == 0, "a mere crash was taken for damage")
-    #expect(points.count > 100)
+    #expect(states.count > 100)
 }
 
 /// The same oracle finds the fault when the device ignores flushes.
@@ -133,12 +134,14 @@ func everyCrashStateIsAPrefix(_ seed: UInt64) throws {
     let bench = try Bench(shape, on: RecordingDevice(MemoryDevice(base.bytes), recorder: trace))
     let life = try live(bench, seed: 9, steps: 90)
     let acknowledged = acknowledged(trace.events)
-    let states = CrashStates(base: base, events: trace.events, honoursFlush: false)
+    var lying = DiskModel()
+    lying.honoursFlush = false
+    let model = try CrashModel(base: base, events: trace.events, disk: lying)
     var failures = 0
-    try states.forEach(states.points(seed: 9, prefixes: 0, inFlight: 0, subsets: 100)) { point, disk in
+    try model.forEach(TraceSample(model).inner(seed: 9, prefixes: 0, inFlight: 0, subsets: 100)) { state, disk in
         _ = try? Bench.recover(shape, disk)
         let found = try fillings(disk)
-        if !life.versions[acknowledged[point.event]...].contains(where: { matches(found, $0) }) { failures += 1 }
+        if !life.versions[acknowledged[state.epoch.event]...].contains(where: { matches(found, $0) }) { failures += 1 }
     }
     #expect(failures > 0)
 }

@@ -140,14 +140,14 @@ private let long: Bench.Shape = {
     let whole = MemoryDevice(dirty)
     let trace = Trace()
     try Bench.recover(shape, RecordingDevice(whole, recorder: trace))
-    let states = CrashStates(base: base, events: trace.events)
-    let points = states.points(seed: seed, prefixes: .max, inFlight: 60, subsets: 60)
-    #expect(points.count > 60)
-    try states.forEach(points) { point, disk in
+    let model = try CrashModel(base: base, events: trace.events)
+    let states = TraceSample(model).states(seed: seed, prefixes: .max, inFlight: 60, subsets: 60)
+    #expect(states.count > 60)
+    try model.forEach(states) { state, disk in
         try Bench.recover(shape, disk)
         let again = AlignedBuffer(byteCount: dirty.count)
         try disk.read(into: again, at: 0)
-        #expect(again.withBytes { $0.array(0..<dirty.count) } == whole.bytes, "\(point)")
+        #expect(again.withBytes { $0.array(0..<dirty.count) } == whole.bytes, "\(state)")
     }
 }
 

@@ -23,12 +23,12 @@ package struct RecoveryCutOracle: Oracle {
         let trace = Trace()
         let recorded = RecordingDevice(OverlayDevice(over: disk), recorder: trace)
         _ = try RecoveredState.recover(recorded, state.options)
-        let states = CrashStates(base: disk, events: trace.events)
+        let model = try CrashModel(base: disk, events: trace.events)
         var random = SeededRandom(seed: seed)
-        let points = states.points(seed: seed, prefixes: 2, inFlight: 2, subsets: 3)
+        let states = TraceSample(model).states(seed: seed, prefixes: 2, inFlight: 2, subsets: 3)
         var result: [String] = []
-        try states.forEach(random.sample(points, count: statesPerLevel)) { point, torn throws(Ext4Error) in
-            let place = path + (path.isEmpty ? "" : ", then at ") + "\(point)"
+        try model.forEach(random.sample(states, count: statesPerLevel)) { cut, torn throws(Ext4Error) in
+            let place = path + (path.isEmpty ? "" : ", then at ") + "\(cut)"
             if try RecoveredState.recover(torn.fork(), state.options) != state.tree {
                 result.append("a recovery cut at \(place) gives another tree")
             }

@@ -62,7 +62,6 @@ package struct CrashModel: Sendable {
         let range: Range<UInt64>
         /// nil: a discard, which leaves zeros.
         let bytes: [UInt8]?
-        let isThrough: Bool
         let submitted: Int
         /// When it succeeded or failed; `.max` while it is in flight.
         var completed = Int.max
@@ -81,7 +80,7 @@ package struct CrashModel: Sendable {
         precondition(disk.unitByteCount == 512 || disk.unitByteCount == 4096)
         self.base = base
         self.disk = disk
-        var build = Build()
+        var build = Build(cache: WriteCache(disk))
         for (index, event) in events.enumerated() { try see(event, at: index, &build) }
         if let last = events.indices.last, epochs.last?.event != last { endEpoch(at: last, build) }
         touchedUnits = versions.keys.sorted()
@@ -90,75 +89,53 @@ package struct CrashModel: Sendable {
     // MARK: - One pass over the trace
 
     private struct Build {
-        /// Submitted and not required. Failed writes stay.
-        var live: [Int32] = []
-        var inFlight: [UInt64: Int32] = [:]
-        /// What each flush on its way will have covered.
-        var covered: [UInt64: [Int32]] = [:]
+        var cache: WriteCache
+        var numbers: [UInt64: Int32] = [:]
     }
 
     private mutating func see(_ event: Trace.Event, at index: Int, _ build: inout Build) throws(Ext4Error) {
         switch event {
         case .mark: return
-        case .submitted(let ticket, .flush):
-            build.covered[ticket] = build.live.filter { isComplete($0) }
-        case .submitted(_, .discard(_, let count)) where count > Self.discardByteLimit:
-            return
+        case .submitted(_, .discard(_, let count)) where count > Self.discardByteLimit: return
+        case .submitted(_, .flush): break
         case .submitted(let ticket, let request):
             let number = Int32(writes.count)
-            try add(request, number, at: index)
-            build.inFlight[ticket] = number
-            build.live.append(number)
+            try add(request, at: index)
+            build.numbers[ticket] = number
         case .completed(let ticket, let succeeded):
-            if let covered = build.covered.removeValue(forKey: ticket) {
-                if succeeded { promise(covered, isKept: disk.honoursFlush, at: index, &build) }
-            } else if let number = build.inFlight.removeValue(forKey: ticket) {
-                let isThrough = writes[Int(number)].isThrough
-                if succeeded && (isThrough || !disk.hasCache) {
-                    promise([number], isKept: disk.honoursFUA || !disk.hasCache, at: index, &build)
-                }
-                writes[Int(number)].completed = index
-                writes[Int(number)].hasFailed = !succeeded
-            }
+            guard let number = build.numbers[ticket] else { break }
+            writes[Int(number)].completed = index
+            writes[Int(number)].hasFailed = !succeeded
+        }
+        guard let promise = build.cache.see(event) else { return }
+        if index > 0 { endEpoch(at: index - 1, build) }
+        guard promise.isKept else { return }
+        build.cache.makeDurable(promise.tickets)
+        for ticket in promise.tickets {
+            guard let number = build.numbers.removeValue(forKey: ticket) else { continue }
+            writes[Int(number)].required = index
         }
     }
 
-    private func isComplete(_ number: Int32) -> Bool {
-        let write = writes[Int(number)]
-        return write.completed != .max && !write.hasFailed
-    }
-
-    private mutating func add(_ request: DeviceRequest, _ number: Int32, at index: Int) throws(Ext4Error) {
+    private mutating func add(_ request: DeviceRequest, at index: Int) throws(Ext4Error) {
         let write: Write
         switch request {
         case .flush: return
-        case .write(let offset, let bytes, let mode):
-            write = Write(
-                range: offset..<offset + UInt64(bytes.count), bytes: bytes, isThrough: mode == .throughToMedia,
-                submitted: index)
+        case .write(let offset, let bytes, _):
+            write = Write(range: offset..<offset + UInt64(bytes.count), bytes: bytes, submitted: index)
         case .discard(let offset, let count):
-            write = Write(range: offset..<offset + count, bytes: nil, isThrough: false, submitted: index)
+            write = Write(range: offset..<offset + count, bytes: nil, submitted: index)
         }
         guard write.range.lowerBound % 512 == 0, write.range.upperBound % 512 == 0,
             write.range.upperBound <= base.byteCount
         else { throw .refused("request at event \(index) does not fit a disk of \(base.byteCount) bytes") }
+        for unit in units(of: write.range) { versions[unit, default: []].append(Int32(writes.count)) }
         writes.append(write)
-        for unit in units(of: write.range) { versions[unit, default: []].append(number) }
-    }
-
-    /// The device says that these are on the medium.
-    private mutating func promise(_ numbers: [Int32], isKept: Bool, at index: Int, _ build: inout Build) {
-        // What an earlier flush has made durable grows no more.
-        let numbers = numbers.filter { writes[Int($0)].required == .max }
-        guard !numbers.isEmpty else { return }
-        if index > 0 { endEpoch(at: index - 1, build) }
-        guard isKept else { return }
-        for number in numbers { writes[Int(number)].required = index }
-        build.live.removeAll { writes[Int($0)].required != .max }
     }
 
     private mutating func endEpoch(at event: Int, _ build: Build) {
-        epochs.append(Epoch(index: epochs.count, event: event, pending: build.live))
+        let pending = build.cache.open.compactMap { build.numbers[$0] }
+        epochs.append(Epoch(index: epochs.count, event: event, pending: pending))
     }
 
     // MARK: - Versions

@@ -86,11 +86,14 @@ package struct EpochChoices: Sendable {
         try model.copy(unit, choice, version: version(of: unit, value: value), into: &bytes, at: offset)
     }
 
-    /// The version that a write made of a unit; nil when the write does not count any more.
-    func value(of unit: UInt64, after write: Int32) -> Int? {
-        guard let choice = choices[unit] else { return nil }
-        let numbers = model.writes(of: unit, choice)
-        return numbers.firstIndex(of: write).map { $0 - numbers.startIndex + 1 }
+    /// What a write set when it landed whole: variables, by their index, and the values that they have then at least.
+    /// For a disk that keeps no order.
+    func values(after write: Int32) -> [(index: Int, value: Int)] {
+        model.units(of: model.writes[Int(write)].range).compactMap { unit in
+            guard let choice = choices[unit], let index = index(of: unit) else { return nil }
+            let numbers = model.writes(of: unit, choice)
+            return numbers.firstIndex(of: write).map { (index, $0 - numbers.startIndex + 1) }
+        }
     }
 
     /// Hands out all that the trace touches, ascending and in runs, as it is in the state that `picks` name. The runs

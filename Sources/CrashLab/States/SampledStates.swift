@@ -13,12 +13,9 @@ package struct SampledStates {
     package init(_ choices: EpochChoices) {
         self.choices = choices
         newest = choices.variables.map { choices.count(of: $0) - 1 }
-        let model = choices.model
-        writes = model.pendingByCompletion(choices.epoch).map { number in
-            model.units(of: model.writes[Int(number)].range).compactMap { unit in
-                guard model.disk.order == .any, let index = choices.index(of: unit) else { return nil }
-                return choices.value(of: unit, after: number).map { (index, $0) }
-            }
+        let keepsOrder = choices.model.disk.order == .completion
+        writes = choices.model.pendingByCompletion(choices.epoch).map { number in
+            keepsOrder ? [] : choices.values(after: number)
         }
     }
 

@@ -68,12 +68,11 @@ struct CrashCampaign: Sendable {
         return Outcome(history: run.history, events: trace.events, base: base)
     }
 
-    func points(_ states: CrashStates) -> [CrashPoint] {
+    private func states(_ model: CrashModel) -> [CrashState] {
+        let sample = TraceSample(model)
         var random = SeededRandom(seed: seed)
-        let boundary = random.sample(states.points(seed: seed, prefixes: 0, inFlight: 0, subsets: 0), count: boundaries)
-        let sampled = states.points(seed: seed, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
-        let known = Set(states.points(seed: seed, prefixes: 0, inFlight: 0, subsets: 0))
-        return boundary + sampled.filter { !known.contains($0) }
+        return random.sample(sample.boundaries, count: boundaries)
+            + sample.inner(seed: seed, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
     }
 
     /// Checks the sampled states and records an issue for each of the first few that are wrong.
@@ -84,7 +83,7 @@ struct CrashCampaign: Sendable {
     /// What is wrong in the first few states that are; and how many states were looked at.
     func failures() throws -> (list: [String], stateCount: Int) {
         let outcome = try record()
-        let found = try check(outcome, honoursFlush: true, stopAfter: 3)
+        let found = try check(outcome, stopAfter: 3)
         guard !found.failures.isEmpty else { return ([], found.stateCount) }
         let list = found.failures.map { "seed \(seed), \(volume.name), \(name) \($0)" }
         return (list + [shortest(outcome.history)], found.stateCount)
@@ -101,30 +100,30 @@ struct CrashCampaign: Sendable {
             var campaign = self
             campaign.workload = .operations(operations)
             guard ContinuousClock.now < end, let outcome = try? campaign.record() else { return false }
-            return (try? campaign.check(outcome, honoursFlush: true, stopAfter: 1).failures.isEmpty) == false
+            return (try? campaign.check(outcome, stopAfter: 1).failures.isEmpty) == false
         }
         return (["the shortest workload that fails:"] + short.map { "  \($0)" }).joined(separator: "\n")
     }
 
     /// What is wrong, state by state; empty if nothing is. And how many states there were.
     func check(
-        _ outcome: Outcome, honoursFlush: Bool, stopAfter limit: Int
+        _ outcome: Outcome, _ disk: DiskModel = DiskModel(), stopAfter limit: Int
     ) throws -> (failures: [String], stateCount: Int) {
         let base = MemoryDevice(outcome.base)
-        let states = CrashStates(base: base, events: outcome.events, honoursFlush: honoursFlush)
+        let model = try CrashModel(base: base, events: outcome.events, disk: disk)
         let checker = try StateChecker(
             history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
         var failures: [String] = []
         var count = 0
-        states.forEach(points(states)) { point, disk in
+        model.forEach(states(model)) { state, image in
             guard failures.count < limit else { return }
             count += 1
-            let problems = checker.problems(point, disk, deep: honoursFlush && count % deepEvery == 1)
+            let problems = checker.problems(state, image, deep: disk.honoursFlush && count % deepEvery == 1)
             if problems.isEmpty { return }
-            let (begun, _) = checker.progress.at(point.event)
+            let (begun, _) = checker.progress.at(state.epoch.event)
             let story = (max(0, begun - 6)...begun).filter { $0 < outcome.history.steps.count }
                 .map { "  step \($0): \(outcome.history.steps[$0].operation)" }
-            failures.append("\(point):\n\((problems + story).joined(separator: "\n"))")
+            failures.append("\(state):\n\((problems + story).joined(separator: "\n"))")
         }
         return (failures, count)
     }

@@ -23,9 +23,9 @@ struct StateChecker {
     }
 
     /// Empty: the state is as it should be. `deep` asks those oracles too that recover again.
-    func problems(_ point: CrashPoint, _ disk: OverlayDevice, deep: Bool) -> [String] {
+    func problems(_ cut: CrashState, _ disk: OverlayDevice, deep: Bool) -> [String] {
         do {
-            let (begun, returned) = progress.at(point.event)
+            let (begun, returned) = progress.at(cut.epoch.event)
             let state = try RecoveredState(
                 recovering: disk, history, begun: begun, returned: returned, options: TestVolume.options())
             var problems = try always.flatMap { try $0.complaints(about: state) }
