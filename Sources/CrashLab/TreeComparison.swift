@@ -38,20 +38,25 @@ package struct CapturedTree: Equatable, Sendable {
 ///
 /// The rule: the tree is that of some prefix of the operations, from the floor of those that had returned by then to
 /// the last one that had begun. Data is that of the prefix too, but for what later operations wrote in place: of these,
-/// each 512 bytes may be there or not. Data that a sync covered is never older than the sync.
+/// each 512 bytes may be there or not, or be garbage on a disk that leaves such. Data that a sync covered is never older
+/// than the sync.
 package struct TreeComparison {
     private static let sectorByteCount = 512
     private let history: ModelHistory
     private let captured: CapturedTree
     /// The last operations that had begun, and that had returned.
     private let begun: Int, returned: Int
+    private let admitsGarbage: Bool
 
-    package init(_ captured: CapturedTree, with history: ModelHistory, begun: Int, returned: Int) {
+    package init(
+        _ captured: CapturedTree, with history: ModelHistory, begun: Int, returned: Int, admitsGarbage: Bool = false
+    ) {
         precondition(returned <= begun && begun < history.steps.count)
         self.captured = captured
         self.history = history
         self.begun = begun
         self.returned = returned
+        self.admitsGarbage = admitsGarbage
     }
 
     package enum Verdict: Sendable {
@@ -139,12 +144,13 @@ package struct TreeComparison {
         return nil
     }
 
-    /// Whether an operation after `first` wrote these bytes in place. What lies behind its end of file was zeros.
+    /// Whether an operation after `first` wrote these bytes in place, or may have left garbage in their place. What lies behind its end of file was zeros.
     private func isLaterVersion(_ bytes: ArraySlice<UInt8>, of id: ModelNodeID, after first: Int) -> Bool {
         guard first < begun else { return false }
         for step in history.steps[(first + 1)...begun] {
             let touched = step.inPlace.contains { $0.node == id && $0.range.overlaps(bytes.indices) }
             guard touched, let content = step.tree[id]?.content else { continue }
+            if admitsGarbage { return true }
             let part = content[min(bytes.startIndex, content.count)..<min(bytes.endIndex, content.count)]
             if bytes.elementsEqual(part + repeatElement(0, count: bytes.count - part.count)) { return true }
         }

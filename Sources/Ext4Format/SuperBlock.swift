@@ -28,6 +28,9 @@ package struct SuperBlock: Equatable, Sendable {
     package let reservedGroupDescriptorBlocks: UInt16
     /// 0: the journal lies on another device, the one with `journalUUID`.
     package let journalInode: UInt32
+    /// `s_jnl_blocks`: what mke2fs noted of the journal inode, `i_block` and then the two halves of `i_size`. Empty where
+    /// nothing was noted.
+    let journalBackup: [UInt8]
     package let journalUUID: [UInt8]
     package let lastOrphan: UInt32
     package let hashSeed: [UInt32]
@@ -86,6 +89,8 @@ package struct SuperBlock: Equatable, Sendable {
         static var reservedDescriptors: LE<UInt16> { LE(0xCE) }
         static var journalUUID: Range<Int> { 0xD0..<0xE0 }
         static var journalInode: LE<UInt32> { LE(0xE0) }
+        static var journalBackupType: LE<UInt8> { LE(0xFD) }
+        static var journalBackup: Range<Int> { 0x10C..<0x150 }
         package static var lastOrphan: LE<UInt32> { LE(0xE8) }
         static func hashSeed(_ index: Int) -> LE<UInt32> { LE(0xEC + 4 * index) }
         static var hashVersion: LE<UInt8> { LE(0xFC) }
@@ -142,6 +147,7 @@ package struct SuperBlock: Equatable, Sendable {
         volumeName = Array(bytes.array(Layout.volumeName).prefix { $0 != 0 })
         reservedGroupDescriptorBlocks = bytes[Layout.reservedDescriptors]
         journalInode = bytes[Layout.journalInode]
+        journalBackup = bytes[Layout.journalBackupType] == 1 ? bytes.array(Layout.journalBackup) : []
         journalUUID = bytes.array(Layout.journalUUID)
         lastOrphan = bytes[Layout.lastOrphan]
         hashSeed = (0..<4).map { bytes[Layout.hashSeed($0)] }

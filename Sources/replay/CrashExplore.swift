@@ -29,6 +29,8 @@ struct CrashExplore: ParsableCommand {
     var ignoreFlush = false
     @Flag(help: "As a control: the disk takes writes through to the medium for ordinary ones.")
     var ignoreFUA = false
+    @Flag(help: "A sector whose last write nobody made durable may hold garbage as well.")
+    var garbage = false
     @Option(help: ArgumentHelp("At most so many states, or runs of recovery, of one epoch.", valueName: "n"))
     var limit = 100
     @Option(help: ArgumentHelp("Of what is chosen by chance.", valueName: "n"))
@@ -49,6 +51,7 @@ struct CrashExplore: ParsableCommand {
         guard limit > 0, seed >= 0, jobs ?? 1 > 0 else {
             throw ValidationError("--limit and --jobs are positive, and --seed is not negative")
         }
+        guard !garbage || order == .any else { throw ValidationError("--garbage goes with --order any") }
         guard part != nil else { throw ValidationError("--shard is I/N, with I from 1 to N") }
     }
 
@@ -67,17 +70,19 @@ struct CrashExplore: ParsableCommand {
         disk.hasCache = !noCache
         disk.honoursFlush = !ignoreFlush
         disk.honoursFUA = !ignoreFUA
+        disk.leavesGarbage = garbage
         return disk
     }
 
     func run() throws {
         let logged = try crash.open()
         let base = try MemoryDevice.small(logged.device)
-        let model = try CrashModel(base: base, events: logged.events, disk: disk)
+        let isOurs = crash.check == nil
+        let model = try CrashModel(
+            base: base, events: logged.events, disk: disk, sparing: isOurs ? StructureJudge.soleCopies(on: base) : [])
         let campaign = CrashResults.Campaign(
             log: crash.options.log, digest: logged.digest, disk: disk.name, seed: seed, check: crash.check,
             eventCount: logged.events.count)
-        let isOurs = crash.check == nil
         if isOurs && fromMark == nil { try Self.expectVolume(base) }
         let epochs = try wanted(model, logged.events)
         let exploration = CrashExploration(

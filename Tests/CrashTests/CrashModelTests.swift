@@ -7,6 +7,11 @@ import Testing
 /// The model against its definition, spelled out for traces so small that every state can be listed.
 @Suite struct CrashModelTests {
     static let unitCount = 5
+    /// Stands for whatever nobody wrote.
+    static let garbage: UInt8 = 0xEE
+
+    /// The byte that fills a unit.
+    static func byte(_ unit: [UInt8]) -> UInt8 { Set(unit).count == 1 ? unit[0] : garbage }
 
     /// A trace of one to twenty writes, some overlapping, some through, some failing, with flushes in between. Two that
     /// are in flight together do not overlap.
@@ -86,7 +91,8 @@ import Testing
             var states: [[UInt8]] = [[]]
             for unit in units {
                 let newest = unit.lastIndex { $0.isRequired } ?? 0
-                let values = Set(unit[newest...].map(\.byte))
+                var values = Set(unit[newest...].map(\.byte))
+                if disk.leavesGarbage, newest < unit.count - 1 { values.insert(garbage) }
                 states = states.flatMap { state in values.map { state + [$0] } }
             }
             all.formUnion(states)
@@ -95,24 +101,25 @@ import Testing
     }
 
     static let disks: [DiskModel] = {
-        var lying = DiskModel(), careless = DiskModel(), plain = DiskModel()
+        var lying = DiskModel(), careless = DiskModel(), plain = DiskModel(), spoiling = DiskModel()
         lying.honoursFlush = false
         careless.honoursFUA = false
         plain.hasCache = false
-        return [DiskModel(), lying, careless, plain]
+        spoiling.leavesGarbage = true
+        return [DiskModel(), lying, careless, plain, spoiling]
     }()
 
     /// What a program sees that reads all of the disk, one unit at a time.
-    private static func read(_ device: any BlockDevice) throws -> [UInt8] {
+    static func read(_ device: any BlockDevice) throws -> [UInt8] {
         try (0..<unitCount).map { unit in
             let buffer = AlignedBuffer(byteCount: 512)
             try device.read(into: buffer, at: UInt64(unit) * 512)
-            return buffer.withBytes { $0.array(0..<1)[0] }
+            return buffer.withBytes { byte($0.array(0..<512)) }
         }
     }
 
     /// Reading everything lazily finds exactly the states of the definition: none is missed, none is invented.
-    @Test(arguments: 0..<4) func lazyChoiceReachesExactlyEveryState(disk: Int) throws {
+    @Test(arguments: 0..<5) func lazyChoiceReachesExactlyEveryState(disk: Int) throws {
         for seed in UInt64(1)...60 {
             let events = Self.trace(seed: seed)
             let model = try CrashModel(
@@ -133,11 +140,11 @@ import Testing
         func read(_ unit: Int, _ count: Int = 1) throws -> [UInt8] {
             let buffer = AlignedBuffer(byteCount: 512 * count)
             try device.read(into: buffer, at: UInt64(unit) * 512)
-            return buffer.withBytes { bytes in (0..<count).map { bytes.array($0 * 512..<$0 * 512 + 1)[0] } }
+            return buffer.withBytes { bytes in (0..<count).map { byte(bytes.array($0 * 512..<$0 * 512 + 512)) } }
         }
         func sum(_ unit: Int, _ count: Int) throws -> UInt8 {
             let question: (RawSpan) -> UInt8 = { bytes in
-                (0..<count).reduce(0) { $0 &+ bytes.array($1 * 512..<$1 * 512 + 1)[0] } % 3
+                (0..<count).reduce(0) { $0 &+ byte(bytes.array($1 * 512..<$1 * 512 + 512)) } % 3
             }
             if let undecided = device as? any UndecidedDevice {
                 return try undecided.ask(at: UInt64(unit) * 512, count: 512 * count, question)
@@ -159,7 +166,7 @@ import Testing
 
     /// The results of a program on all states are those that lazy choice finds, though it runs less often; and a member
     /// of each path, decided before the run, takes the same way.
-    @Test(arguments: 0..<4) func aProgramThatAsksSeesWhatItWouldSeeOnEveryState(disk: Int) throws {
+    @Test(arguments: 0..<5) func aProgramThatAsksSeesWhatItWouldSeeOnEveryState(disk: Int) throws {
         var (paths, states) = (0, 0)
         for seed in UInt64(1)...60 {
             let events = Self.trace(seed: seed)
@@ -252,12 +259,13 @@ import Testing
 /// What is given to checkers that need whole images.
 @Suite struct SampledStateTests {
     /// Every sampled state can happen, none comes twice, and few states come all.
-    @Test func theSampleIsOfRealStates() throws {
+    @Test(arguments: [0, 4]) func theSampleIsOfRealStates(disk: Int) throws {
+        let disk = CrashModelTests.disks[disk]
         for seed in UInt64(1)...60 {
             let events = CrashModelTests.trace(seed: seed)
             let base = MemoryDevice(byteCount: CrashModelTests.unitCount * 512)
-            let model = try CrashModel(base: base, events: events)
-            let every = CrashModelTests.everyState(events, DiskModel())
+            let model = try CrashModel(base: base, events: events, disk: disk)
+            let every = CrashModelTests.everyState(events, disk)
             for epoch in model.epochs {
                 let choices = EpochChoices(model, epoch)
                 for limit in [3, 20, 1 << 13] {
@@ -265,8 +273,7 @@ import Testing
                     #expect(Set(states).count == states.count && states.count <= limit)
                     if limit > 20 { #expect(Double(states.count) == exp2(choices.log2StateCount).rounded()) }
                     for picks in states {
-                        let bytes = try contents(LazyDevice(choices, picks: picks))
-                        #expect(every.contains((0..<CrashModelTests.unitCount).map { bytes[$0 * 512] }))
+                        #expect(every.contains(try CrashModelTests.read(LazyDevice(choices, picks: picks))))
                     }
                 }
             }
@@ -274,24 +281,24 @@ import Testing
     }
 
     /// The few states of a whole trace are real ones, are made as they are named, and come with both ends of each epoch.
-    @Test func theFewStatesOfATraceAreRealToo() throws {
-        func bytes(_ device: any BlockDevice) throws -> [UInt8] {
-            let bytes = try contents(device)
-            return (0..<CrashModelTests.unitCount).map { bytes[$0 * 512] }
-        }
+    @Test(arguments: [0, 4]) func theFewStatesOfATraceAreRealToo(disk: Int) throws {
+        let disk = CrashModelTests.disks[disk]
         for seed in UInt64(1)...60 {
             let events = CrashModelTests.trace(seed: seed)
             let base = MemoryDevice(byteCount: CrashModelTests.unitCount * 512)
-            let model = try CrashModel(base: base, events: events)
-            let every = CrashModelTests.everyState(events, DiskModel())
+            let model = try CrashModel(base: base, events: events, disk: disk)
+            let every = CrashModelTests.everyState(events, disk)
             let sample = TraceSample(model)
             let states = sample.states(seed: seed, prefixes: 10, inFlight: 10, subsets: 30)
             #expect(sample.boundaries.count == 2 * model.epochs.count)
-            #expect(states.map(\.description) == sample.states(seed: seed, prefixes: 10, inFlight: 10, subsets: 30)
-                .map(\.description))
+            #expect(
+                states.map(\.description)
+                    == sample.states(seed: seed, prefixes: 10, inFlight: 10, subsets: 30)
+                    .map(\.description))
             try model.forEach(states) { state, disk in
-                let found = try bytes(disk)
-                #expect(try every.contains(found) && bytes(LazyDevice(state.choices, picks: state.picks)) == found)
+                let found = try CrashModelTests.read(disk)
+                #expect(every.contains(found))
+                #expect(try CrashModelTests.read(LazyDevice(state.choices, picks: state.picks)) == found)
             }
         }
     }
@@ -310,16 +317,18 @@ import Testing
         let choices = EpochChoices(model, try #require(model.epochs.first))
         var random = SeededRandom(seed: 1)
         func states(_ draw: (inout SeededRandom) -> Picks) throws -> Set<[UInt8]> {
-            Set(try (0..<64).map { _ in
-                let bytes = try contents(LazyDevice(choices, picks: draw(&random)))
-                return (0..<4).map { bytes[$0 * 512] }
-            })
+            Set(
+                try (0..<64).map { _ in
+                    let bytes = try contents(LazyDevice(choices, picks: draw(&random)))
+                    return (0..<4).map { bytes[$0 * 512] }
+                })
         }
         #expect(try states { _ in choices.landed(at: 1) } == [[1, 1, 0, 0]])
         #expect(try states { _ in choices.landed(at: 5) } == [[1, 3, 3, 0]], "a failed write is not said to be there")
         let torn = try states { choices.torn(at: 2, &$0) }
         #expect(torn == [[1, 1, 0, 0], [1, 1, 2, 0], [1, 1, 0, 2], [1, 1, 2, 2]])
-        #expect(try states { choices.mixed(at: 1, &$0) } == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+        #expect(
+            try states { choices.mixed(at: 1, &$0) } == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
     }
 
     /// A name is all that one needs to get the state again.
@@ -327,6 +336,7 @@ import Testing
         var disk = DiskModel()
         disk.unitByteCount = 4096
         disk.honoursFUA = false
+        disk.leavesGarbage = true
         let digest = "5c1e09ab77d2f310"
         for picks in [Picks.required, .newest, .random(seed: 77), .chosen([0, 0, 1, 1, 2]), .chosen([3])] {
             let name = CrashStateName(digest: digest, disk: disk, epoch: 12, picks: picks)

@@ -2,6 +2,7 @@ package import BlockIO
 internal import Checker
 package import Ext4Format
 internal import FileSystem
+internal import Journal
 
 /// Recovers what a power cut left, and says what is wrong then.
 ///
@@ -43,5 +44,18 @@ package struct StructureJudge: CrashJudge {
 
     package func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
         VolumeChecker(disk).check().map(\.description)
+    }
+
+    /// What a volume holds once, is written in place, and must be whole for a recovery to begin: the super block and
+    /// that of the journal, in bytes. No order of writes saves them from garbage. None for a disk that is no volume.
+    package static func soleCopies(on disk: any BlockDevice) -> [Range<UInt64>] {
+        guard let volume = try? OfflineVolume(on: disk) else { return [] }
+        let start = UInt64(SuperBlock.byteOffset), count = UInt64(SuperBlock.byteCount)
+        var ranges = [start..<start + count]
+        if let log = volume.journal?.log, volume.superBlock.journalInode != 0 {
+            let journal = log.home(of: log.superBlockPosition).rawValue * UInt64(log.blockByteCount)
+            ranges.append(journal..<journal + UInt64(JournalSuperBlock.byteCount))
+        }
+        return ranges
     }
 }

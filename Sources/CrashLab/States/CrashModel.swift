@@ -19,6 +19,9 @@ package struct DiskModel: Hashable, Sendable {
     package var honoursFlush = true
     /// False: a write through to the medium is one like any other.
     package var honoursFUA = true
+    /// A unit may hold garbage when a write of it had been submitted and need not be on the medium, as on a disk that
+    /// power fails in the middle of a sector. Only of a disk that keeps no order.
+    package var leavesGarbage = false
 
     package init() {}
 }
@@ -29,7 +32,8 @@ package struct DiskModel: Hashable, Sendable {
 /// unit count in the order in which they were submitted (to have two in flight at once breaks rule I11 of the linter).
 /// A version is required from the moment on when a flush that was submitted behind its completion has completed, or
 /// itself when it was written through. At any moment a unit holds its newest required version or any later one that has
-/// been submitted, each unit for itself. A write that failed may have landed, and is never required.
+/// been submitted, each unit for itself. A write that failed may have landed, and is never required. On a disk that
+/// leaves garbage a unit with such later versions may hold that too: bytes that nobody wrote, always the same.
 ///
 /// States at one moment are among those at every later moment until something becomes required. So all states of a
 /// trace are those at the ends of its epochs: the moments before a flush or a write through completes, and the end.
@@ -39,6 +43,8 @@ package struct CrashModel: Sendable {
     package let disk: DiskModel
     /// The disk before the first event. Only read.
     package let base: any BlockDevice
+    /// No garbage befalls the units that these bytes touch.
+    private let spared: [Range<UInt64>]
     /// Oldest first.
     package private(set) var epochs: [Epoch] = []
     private(set) var writes: [Write] = []
@@ -75,10 +81,13 @@ package struct CrashModel: Sendable {
 
     /// `.refused` when a request is not whole units of 512 bytes or lies past the end of `base`.
     package init(
-        base: any BlockDevice, events: [Trace.Event], disk: DiskModel = DiskModel()
+        base: any BlockDevice, events: [Trace.Event], disk: DiskModel = DiskModel(),
+        sparing spared: [Range<UInt64>] = []
     ) throws(Ext4Error) {
         precondition(disk.unitByteCount == 512 || disk.unitByteCount == 4096)
+        precondition(!disk.leavesGarbage || disk.order == .any)
         self.base = base
+        self.spared = spared
         self.disk = disk
         var build = Build(cache: WriteCache(disk))
         for (index, event) in events.enumerated() { try see(event, at: index, &build) }
@@ -192,6 +201,19 @@ package struct CrashModel: Sendable {
     /// The writes behind the versions from 1 on.
     func writes(of unit: UInt64, _ choice: Choice) -> ArraySlice<Int32> {
         versions[unit]?[choice.first..<choice.first + choice.count - 1] ?? []
+    }
+
+    /// Whether a unit of which later versions are open may hold garbage.
+    func mayBeGarbage(_ unit: UInt64) -> Bool {
+        disk.leavesGarbage && !spared.contains { units(of: $0).contains(unit) }
+    }
+
+    /// What garbage is in a unit: no text, no zeros, and no structure that anybody knows.
+    func fillWithGarbage(_ unit: UInt64, _ bytes: inout MutableRawSpan, at offset: Int) {
+        var random = SeededRandom(seed: unit)
+        for word in stride(from: offset, to: offset + disk.unitByteCount, by: 8) {
+            bytes[LE<UInt64>(word)] = random.next()
+        }
     }
 
     /// Puts version `version` of a unit at `offset` of `bytes`.

@@ -32,22 +32,24 @@ package struct CrashStateName: Hashable, Sendable, CustomStringConvertible {
 }
 
 extension DiskModel {
-    /// `any512`, `completion4096`, with `+nocache`, `+noflush` and `+nofua` behind it where the disk is such a one.
+    /// `any512`, `completion4096`, with `+nocache`, `+noflush`, `+nofua` and `+garbage` behind it where the disk is such
+    /// a one.
     package var name: String {
         "\(order.rawValue)\(unitByteCount)" + (hasCache ? "" : "+nocache") + (honoursFlush ? "" : "+noflush")
-            + (honoursFUA ? "" : "+nofua")
+            + (honoursFUA ? "" : "+nofua") + (leavesGarbage ? "+garbage" : "")
     }
 
     package init?(_ name: String) {
         for order in Order.allCases {
             for unit in [512, 4096] {
-                for bits in 0..<8 {
+                for bits in 0..<(order == .any ? 16 : 8) {
                     var disk = DiskModel()
                     disk.order = order
                     disk.unitByteCount = unit
                     disk.hasCache = bits & 1 == 0
                     disk.honoursFlush = bits & 2 == 0
                     disk.honoursFUA = bits & 4 == 0
+                    disk.leavesGarbage = bits & 8 != 0
                     if disk.name == name {
                         self = disk
                         return

@@ -4,8 +4,9 @@ internal import Glibc
 
 /// What is open about the disk after a power cut in one epoch: variables, each with its values.
 ///
-/// With a disk of any order every unit with more than one version is a variable, and the values are its versions. With
-/// one that keeps the order there is one variable: how many of the pending writes have landed.
+/// With a disk of any order every unit with more than one version is a variable, and the values are its versions; where
+/// there may be garbage it is the last value. With one that keeps the order there is one variable: how many of the
+/// pending writes have landed.
 package struct EpochChoices: Sendable {
     package let model: CrashModel
     package let epoch: CrashModel.Epoch
@@ -67,7 +68,18 @@ package struct EpochChoices: Sendable {
 
     /// The values of a variable are 0 up to below this; 0 is the state with nothing but what must be there.
     package func count(of variable: UInt64) -> Int {
-        model.disk.order == .completion ? epoch.pending.count + 1 : choices[variable]?.count ?? 1
+        newest(of: variable) + (isOpen(variable) && model.mayBeGarbage(variable) ? 2 : 1)
+    }
+
+    /// The value that stands for everything that was submitted.
+    func newest(of variable: UInt64) -> Int {
+        model.disk.order == .completion ? epoch.pending.count : (choices[variable]?.count ?? 1) - 1
+    }
+
+    /// The value that stands for garbage; nil where there is none.
+    func garbage(of variable: UInt64) -> Int? {
+        let newest = newest(of: variable)
+        return count(of: variable) > newest + 1 ? newest + 1 : nil
     }
 
     /// The version of a unit when its variable has `value`.
@@ -83,6 +95,9 @@ package struct EpochChoices: Sendable {
         _ unit: UInt64, value: Int, into bytes: inout MutableRawSpan, at offset: Int
     ) throws(Ext4Error) {
         let choice = choices[unit] ?? model.choice(of: unit, at: epoch.event)
+        guard model.disk.order == .completion || value < choice.count else {
+            return model.fillWithGarbage(unit, &bytes, at: offset)
+        }
         try model.copy(unit, choice, version: version(of: unit, value: value), into: &bytes, at: offset)
     }
 

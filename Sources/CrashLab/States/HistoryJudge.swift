@@ -7,11 +7,14 @@ internal import FileSystem
 package struct HistoryJudge: CrashJudge {
     private let history: ModelHistory
     private let progress: WorkloadProgress
+    private let admitsGarbage: Bool
     private let structure = StructureJudge()
 
-    package init(history: ModelHistory, progress: WorkloadProgress) {
+    /// `admitsGarbage`: in data that was being overwritten in place, and that no sync covers.
+    package init(history: ModelHistory, progress: WorkloadProgress, admitsGarbage: Bool = false) {
         self.history = history
         self.progress = progress
+        self.admitsGarbage = admitsGarbage
     }
 
     package func recover(_ disk: any BlockDevice) throws(Ext4Error) { try structure.recover(disk) }
@@ -24,7 +27,8 @@ package struct HistoryJudge: CrashJudge {
             options.readOnly = true
             let tree = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
             let (begun, returned) = progress.at(epoch.event)
-            let comparison = TreeComparison(tree, with: history, begun: begun, returned: returned)
+            let comparison = TreeComparison(
+                tree, with: history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
             guard case .impossible(let reasons) = comparison.verdict() else { return [] }
             return reasons
         } catch { return ["\(error)"] }

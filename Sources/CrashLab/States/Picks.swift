@@ -12,7 +12,7 @@ package enum Picks: Hashable, Sendable {
     func value(of variable: UInt64, _ choices: EpochChoices) -> Int {
         switch self {
         case .required: return 0
-        case .newest: return choices.count(of: variable) - 1
+        case .newest: return choices.newest(of: variable)
         case .chosen(let values):
             guard let index = choices.index(of: variable), index < values.count else { return 0 }
             return min(values[index], choices.count(of: variable) - 1)

@@ -1,8 +1,8 @@
 /// Some states of an epoch, for checkers that need a whole image and cannot be asked lazily.
 ///
 /// In this order, up to the wanted number: all of them if they are few; else nothing and all of what may be lost, every
-/// prefix in the order of completion, every write alone, all but each, each pair of at most 32, each write torn in two,
-/// and then each unit by chance.
+/// prefix in the order of completion, and with garbage in the place of its last write, every write alone, all but each,
+/// each pair of at most 32, each write torn in two, and then each unit by chance.
 package struct SampledStates {
     private let choices: EpochChoices
     private let newest: [Int]
@@ -12,7 +12,7 @@ package struct SampledStates {
 
     package init(_ choices: EpochChoices) {
         self.choices = choices
-        newest = choices.variables.map { choices.count(of: $0) - 1 }
+        newest = choices.variables.map { choices.newest(of: $0) }
         let keepsOrder = choices.model.disk.order == .completion
         writes = choices.model.pendingByCompletion(choices.epoch).map { number in
             keepsOrder ? [] : choices.values(after: number)
@@ -34,6 +34,7 @@ package struct SampledStates {
         add(newest)
         var prefix = nothing
         for write in writes {
+            if let spoiled = spoiled(write, prefix) { add(spoiled) }
             set(write[...], in: &prefix)
             add(prefix)
         }
@@ -58,9 +59,10 @@ package struct SampledStates {
 
     private func forEachState(_ body: ([Int]) -> Void) {
         var values = [Int](repeating: 0, count: newest.count)
+        let last = choices.variables.map { choices.count(of: $0) - 1 }
         while true {
             body(values)
-            guard let place = values.indices.last(where: { values[$0] < newest[$0] }) else { return }
+            guard let place = values.indices.last(where: { values[$0] < last[$0] }) else { return }
             values[place] += 1
             for behind in values.indices[(place + 1)...] { values[behind] = 0 }
         }
@@ -74,6 +76,13 @@ package struct SampledStates {
         var values = start
         for write in writes { set(write, in: &values) }
         return values
+    }
+
+    /// Garbage where a write was to go; nil when there may be none.
+    private func spoiled(_ write: [(index: Int, value: Int)], _ start: [Int]) -> [Int]? {
+        var values = start
+        for (index, _) in write { values[index] = choices.garbage(of: choices.units[index]) ?? values[index] }
+        return values == start ? nil : values
     }
 
     /// All that was submitted but this: its units keep what they held before it.

@@ -61,7 +61,7 @@ extension EpochChoices {
         return .chosen(values)
     }
 
-    /// That, and of what was in flight at this moment each unit or not.
+    /// That, and of what was in flight at this moment each unit or not, or garbage.
     package func torn(at event: Int, _ random: inout SeededRandom) -> Picks {
         var values = [Int](repeating: 0, count: units.count)
         land(at: event, &values)
@@ -71,7 +71,7 @@ extension EpochChoices {
         return .chosen(values)
     }
 
-    /// Of the writes that were open at this moment each landed whole, or for each unit yes or no, or not at all.
+    /// Of the writes that were open at this moment each landed whole, or for each unit yes, no or garbage, or not at all.
     package func mixed(at event: Int, _ random: inout SeededRandom) -> Picks {
         var values = [Int](repeating: 0, count: units.count)
         for number in submitted(by: event) {
@@ -100,8 +100,12 @@ extension EpochChoices {
     }
 
     private func tear(_ number: Int32, _ values: inout [Int], _ random: inout SeededRandom) {
-        for (index, value) in self.values(after: number) where Bool.random(using: &random) {
-            values[index] = max(values[index], value)
+        for (index, value) in self.values(after: number) {
+            switch (UInt8.random(in: 0..<3, using: &random), garbage(of: units[index])) {
+            case (0, _): continue
+            case (1, let garbage?): values[index] = garbage
+            default: values[index] = max(values[index], value)
+            }
         }
     }
 }

@@ -54,6 +54,16 @@ final class Inode: Sendable {
         state = Mutex(State(record: record))
     }
 
+    /// An inode that is known from elsewhere than its table: to look for its blocks, and nothing else.
+    init(_ number: InodeNumber, remembered record: InodeRecord, _ volume: Volume) {
+        self.number = number
+        place = (FSBlock(0), 0..<0)
+        checksum = InodeChecksum(
+            volumeSeed: volume.superBlock.checksumSeed, inode: number, generation: record.generation)
+        generation = record.generation
+        state = Mutex(State(record: record))
+    }
+
     /// Writes a new inode over whatever its slot held. 1 credit.
     init(
         creating number: InodeNumber, _ record: InodeRecord, _ volume: Volume, in handle: borrowing Handle

@@ -21,7 +21,16 @@ package struct JournalLocation: Sendable {
             guard journalDevice == nil else {
                 throw .refused("the journal lies on the volume itself, and a journal device was named")
             }
-            try self.init(inodeOn: device, superBlock)
+            do throws(Ext4Error) {
+                try self.init(inodeOn: device, superBlock, nil)
+            } catch {
+                // What leads to the inode may have been on its way home when power failed, and lies in the log itself.
+                let isNeeded = superBlock.features.incompatible.contains(.needsRecovery)
+                guard isNeeded, let remembered = superBlock.rememberedJournal,
+                    let found = try? Self(inodeOn: device, superBlock, remembered)
+                else { throw error }
+                self = found
+            }
         } else {
             guard let journalDevice else {
                 throw .refused(
@@ -58,14 +67,20 @@ package struct JournalLocation: Sendable {
         runs = []
     }
 
-    /// Follows the journal inode through its extents or its block map. `.corrupt` when that leads out of the volume.
-    private init(inodeOn device: any BlockDevice, _ superBlock: SuperBlock) throws(Ext4Error) {
+    /// Follows the journal inode, or what is remembered of it, through its extents or its block map. `.corrupt` when that
+    /// leads out of the volume.
+    private init(
+        inodeOn device: any BlockDevice, _ superBlock: SuperBlock, _ remembered: InodeRecord?
+    ) throws(Ext4Error) {
         let volume = try Volume(bare: device, superBlock, MountOptions())
         let number = InodeNumber(superBlock.journalInode)
         guard number == .journal, volume.layout.place(of: number) != nil else {
             throw .corrupt("super block", where: "journal inode \(number.rawValue) is out of range")
         }
-        let inode = try Inode(reading: number, volume)
+        let inode =
+            if let remembered { Inode(number, remembered: remembered, volume) } else {
+                try Inode(reading: number, volume)
+            }
         guard inode.type == .regular, inode.field({ $0.linkCount }) > 0 else {
             throw .corrupt("journal inode", where: "inode \(number.rawValue) is not a regular file")
         }
