@@ -2,13 +2,12 @@ package import BlockIO
 package import Ext4Format
 
 extension ProtocolLinter {
-    /// Lints a dm-log-writes log: each entry is submitted and completed at its place in the log. Without `base` the log
-    /// begins on a zeroed disk, as one does that starts before mkfs. `progress` hears of every entry.
+    /// Lints a dm-log-writes log: each entry is submitted and completed at its place in the log. `disk` is the one
+    /// before the log: of zeros where it starts before mkfs. `progress` hears of every entry.
     package static func lint(
-        _ log: WriteLogReader, base: (any BlockDevice)?, progress: (UInt64) -> Void = { _ in }
+        _ log: WriteLogReader, base disk: any BlockDevice, progress: (UInt64) -> Void = { _ in }
     ) throws(Ext4Error) -> (violations: [ProtocolViolation], transactionCount: Int) {
         var log = log
-        let disk = base ?? EmptyDevice(sectorByteCount: log.sectorByteCount)
         var linter = try ProtocolLinter(base: disk)
         while let entry = try log.next() {
             try linter.see(entry, of: log, diskByteCount: disk.byteCount)

@@ -38,8 +38,8 @@ package struct CapturedTree: Equatable, Sendable {
 ///
 /// The rule: the tree is that of some prefix of the operations, from the floor of those that had returned by then to
 /// the last one that had begun. Data is that of the prefix too, but for what later operations wrote in place: of these,
-/// each 512 bytes may be there or not, or be garbage on a disk that leaves such. Data that a sync covered is never older
-/// than the sync.
+/// each 512 bytes may be there or not, or be garbage on a disk that leaves it. Data that a sync covered is never
+/// older than the sync.
 package struct TreeComparison {
     private static let sectorByteCount = 512
     private let history: ModelHistory
@@ -144,7 +144,8 @@ package struct TreeComparison {
         return nil
     }
 
-    /// Whether an operation after `first` wrote these bytes in place, or may have left garbage in their place. What lies behind its end of file was zeros.
+    /// Whether an operation after `first` wrote these bytes in place, or may have left garbage there. What lies behind
+    /// its end of file was zeros.
     private func isLaterVersion(_ bytes: ArraySlice<UInt8>, of id: ModelNodeID, after first: Int) -> Bool {
         guard first < begun else { return false }
         for step in history.steps[(first + 1)...begun] {

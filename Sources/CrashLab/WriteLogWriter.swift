@@ -91,6 +91,14 @@ package final class WriteLogWriter: DeviceRecorder {
         }
     }
 
+    /// Logs a request at once, as it is.
+    func submit(_ request: DeviceRequest) {
+        state.withLock { state in
+            guard state.isOpen else { return }
+            record(&state) { state throws(Ext4Error) in try log(request, &state) }
+        }
+    }
+
     /// Logs what was never flushed and the end mark. Throws the first error of the log file, once and later again.
     package func close() throws(Ext4Error) {
         try state.withLock { state throws(Ext4Error) in

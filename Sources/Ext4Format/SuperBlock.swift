@@ -28,7 +28,7 @@ package struct SuperBlock: Equatable, Sendable {
     package let reservedGroupDescriptorBlocks: UInt16
     /// 0: the journal lies on another device, the one with `journalUUID`.
     package let journalInode: UInt32
-    /// `s_jnl_blocks`: what mke2fs noted of the journal inode, `i_block` and then the two halves of `i_size`. Empty where
+    /// `s_jnl_blocks`: what mke2fs noted of the journal inode, `i_block` and the two halves of `i_size`. Empty where
     /// nothing was noted.
     let journalBackup: [UInt8]
     package let journalUUID: [UInt8]
@@ -162,8 +162,7 @@ package struct SuperBlock: Equatable, Sendable {
             ? bytes[Layout.checksumSeed] : CRC32C.of(bytes.extracting(Layout.uuid))
         orphanFileInode = features.compatible.contains(.orphanFile) ? bytes[Layout.orphanFileInode] : 0
         backupGroups = (0..<2).map { bytes[Layout.backupGroup($0)] }
-        reservedUID = bytes[Layout.reservedUID]
-        reservedGID = bytes[Layout.reservedGID]
+        (reservedUID, reservedGID) = (bytes[Layout.reservedUID], bytes[Layout.reservedGID])
         errors = VolumeErrors(decoding: bytes)
         let hasClusters = features.readOnlyCompatible.contains(.bigalloc)
         guard hasClusters || bytes[Layout.logClusterSize] == logBlockSize || bytes[Layout.logClusterSize] == 0 else {

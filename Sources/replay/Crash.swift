@@ -17,14 +17,9 @@ struct Crash: ParsableCommand {
         subcommands: [CrashExplore.self, CrashRepro.self, CrashMerge.self])
 }
 
-/// The log, and the disk before it.
+/// The log, the disk before it, and who judges.
 struct CrashOptions: ParsableArguments {
-    @Option(
-        help: ArgumentHelp("The disk before the log began; without it, one of zeros.", valueName: "image"),
-        completion: .file())
-    var base: String?
-    @Option(help: ArgumentHelp("Of the disk without --base; as far as the log reaches by default.", valueName: "bytes"))
-    var size: UInt64?
+    @OptionGroup var start: BaseOptions
     @Option(
         help: ArgumentHelp(
             "Run this by sh for each state, with {} for the image. A status other than 0 is a failure, and so is a "
@@ -34,9 +29,6 @@ struct CrashOptions: ParsableArguments {
 
     func validate() throws {
         guard check?.contains("{}") ?? true else { throw ValidationError("--check has {} in the place of the image") }
-        guard size.map({ $0 > 0 && $0 % 4096 == 0 }) ?? true else {
-            throw ValidationError("--size must be a multiple of 4096")
-        }
     }
 
     func open() throws(Ext4Error) -> LoggedDisk { try LoggedDisk(self) }
@@ -48,21 +40,16 @@ struct LoggedDisk {
     let events: [Trace.Event]
     let digest: String
     let check: CheckCommand
-    private let claim: ImageClaim?
+    private let base: BaseDisk
 
     init(_ options: CrashOptions) throws(Ext4Error) {
         var log = try options.options.open()
-        claim = try options.base.map { name throws(Ext4Error) in try OpenImage.claim(name, forWriting: false) }
-        if let claim {
-            device = try FileDevice(path: claim.path, readOnly: true)
-        } else {
-            let byteCount = if let size = options.size { size } else { try options.options.reach() }
-            device = EmptyDevice(byteCount: byteCount, sectorByteCount: log.sectorByteCount)
-        }
+        base = try options.start.open(options.options)
+        device = base.device
         events = try Trace.events(of: &log)
         digest = CrashModel.digest(events)
         let words = options.check.map { ["sh", "-c", $0] } ?? []
-        check = CheckCommand(words: words, base: claim?.path, byteCount: device.byteCount)
+        check = CheckCommand(words: words, base: base.path, byteCount: device.byteCount)
     }
 
     /// What the command has against one state: how it failed and what it said, or nothing.

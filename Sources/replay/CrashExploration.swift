@@ -9,7 +9,7 @@ final class CrashExploration: Sendable {
     enum Checker: Sendable {
         /// jext4's own recovery and checker, by lazy choice.
         case recovery
-        /// Somebody's command: its status, or 128 and a signal.
+        /// Somebody's command: what is wrong with the state, or nothing.
         case command(@Sendable (EpochChoices, Picks) throws(Ext4Error) -> [String])
     }
     private struct State {

@@ -1,7 +1,6 @@
 internal import ArgumentParser
 internal import BlockIO
 internal import Ext4Format
-internal import Glibc
 
 struct CrashMerge: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -18,7 +17,8 @@ struct CrashMerge: ParsableCommand {
     func run() throws {
         var whole: CrashResults?
         for path in results {
-            let (part, badLine) = CrashResults.parse(try Self.contents(path))
+            guard let text = readText(path) else { throw Ext4Error.refused("cannot read \(path)") }
+            let (part, badLine) = CrashResults.parse(text)
             guard let part else { throw Ext4Error.corrupt("results of an exploration", where: "\(path):\(badLine)") }
             if whole == nil {
                 whole = part
@@ -30,18 +30,5 @@ struct CrashMerge: ParsableCommand {
         try CrashPages.write(whole, junit: junit, html: html)
         Output.write(json ? whole.text : CrashPages.summary(whole))
         if !whole.failures.isEmpty { throw Status(Status.damaged) }
-    }
-
-    private static func contents(_ path: String) throws(Ext4Error) -> String {
-        guard let file = unsafe fopen(path, "r") else { throw .refused("cannot open \(path): \(systemText(errno))") }
-        defer { unsafe fclose(file) }
-        var bytes: [UInt8] = [], piece = [UInt8](repeating: 0, count: 65536)
-        while true {
-            let count = unsafe fread(&piece, 1, piece.count, file)
-            guard count > 0 else { break }
-            bytes += piece[..<count]
-        }
-        guard unsafe ferror(file) == 0 else { throw .refused("cannot read \(path)") }
-        return String(decoding: bytes, as: UTF8.self)
     }
 }

@@ -10,6 +10,11 @@ struct CrashRepro: ParsableCommand {
     var state: String
     @OptionGroup var crash: CrashOptions
     @Option(
+        help: ArgumentHelp(
+            "What was asked of the volume, as a failed test has kept it: then the tree is judged as well.",
+            valueName: "file"), completion: .file())
+    var history: String?
+    @Option(
         help: ArgumentHelp("Write the disk here, as the power cut left it.", valueName: "file"), completion: .file())
     var output: String?
 
@@ -30,18 +35,36 @@ struct CrashRepro: ParsableCommand {
                 try target.flush()
             }
         }
-        let problems: [String]
-        if crash.check != nil {
-            problems = try logged.run(choices, name.picks)
-        } else {
-            let disk = LazyDevice(choices, picks: name.picks)
-            problems = StructureJudge().verdict(disk, in: choices.epoch)
-        }
+        let problems = try problems(logged, CrashState(choices, name.picks))
         if crash.options.json {
             Output.write(CrashResults.line(.init(name: state, epoch: name.epoch, problems: problems)))
         } else {
             Output.write(problems.isEmpty ? "the state is as it should be\n" : problems.map { $0 + "\n" }.joined())
         }
         if !problems.isEmpty { throw Status(Status.damaged) }
+    }
+
+    func validate() throws {
+        guard history == nil || crash.check == nil else { throw ValidationError("either --check or --history") }
+    }
+
+    private func problems(_ logged: LoggedDisk, _ state: CrashState) throws(Ext4Error) -> [String] {
+        if crash.check != nil { return try logged.run(state.choices, state.picks) }
+        let disk = LazyDevice(state.choices, picks: state.picks)
+        guard let history else { return StructureJudge().verdict(disk, in: state.epoch) }
+        guard let text = readText(history) else { throw .refused("cannot read \(history)") }
+        let told = try ModelHistory(text: text)
+        let (begun, returned) = WorkloadProgress(logged.events).at(state.epoch.event)
+        guard begun < told.steps.count else { throw .refused("\(history) is not of this log") }
+        do throws(Ext4Error) {
+            let recovered = try RecoveredState(
+                recovering: disk, told, begun: begun, returned: returned,
+                admitsGarbage: state.choices.model.disk.leavesGarbage)
+            var found = try StructureOracle().complaints(about: recovered)
+            for oracle in Oracles.ofTree(told) { found += try oracle.complaints(about: recovered) }
+            guard found.isEmpty else { return found }
+            for oracle in try Oracles.thatRecover(logged.device) { found += try oracle.complaints(about: recovered) }
+            return found
+        } catch { return ["\(error)"] }
     }
 }

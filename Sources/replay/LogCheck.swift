@@ -23,12 +23,7 @@ struct LogCheck: ParsableCommand {
 
     @Option(help: "After which entries: fua, flush or entry.")
     var each: Each
-    @Option(
-        help: ArgumentHelp("The disk before the log began; without it, one of zeros.", valueName: "image"),
-        completion: .file())
-    var base: String?
-    @Option(help: ArgumentHelp("Of the disk without --base; as far as the log reaches by default.", valueName: "bytes"))
-    var size: UInt64?
+    @OptionGroup var start: BaseOptions
     @Option(help: ArgumentHelp("Check nothing before the mark with this label.", valueName: "label"))
     var fromMark: String?
     @Flag(help: "Go on after a failure.")
@@ -41,24 +36,16 @@ struct LogCheck: ParsableCommand {
         guard CheckCommand.hasPlace(command) else {
             throw ValidationError("the command comes behind --, and has {} in the place of the image")
         }
-        guard size.map({ $0 > 0 && $0 % 4096 == 0 }) ?? true else {
-            throw ValidationError("--size must be a multiple of 4096")
-        }
     }
 
     func run() throws {
         var log = try options.open()
-        let claim = try base.map { name throws(Ext4Error) in try OpenImage.claim(name, forWriting: false) }
-        let byteCount = try size ?? options.reach()
-        let below: any BlockDevice =
-            if let claim { try FileDevice(path: claim.path, readOnly: true) } else {
-                EmptyDevice(byteCount: byteCount, sectorByteCount: log.sectorByteCount)
-            }
-        let disk = OverlayDevice(over: below)
+        let base = try start.open(options)
+        let disk = OverlayDevice(over: base.device)
         if let fromMark, try log.apply(until: .mark(fromMark), onto: disk) == nil {
             throw Ext4Error.refused("the log has no mark \(fromMark)")
         }
-        let copy = CheckCommand(words: command, base: claim?.path, byteCount: disk.byteCount)
+        let copy = CheckCommand(words: command, base: base.path, byteCount: disk.byteCount)
         let progress = Progress.wanted(isForced: options.progress)
         var (checks, failures) = (0, 0)
         while let entry = try log.next() {

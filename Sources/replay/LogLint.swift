@@ -11,18 +11,14 @@ struct LogLint: ParsableCommand {
             Marks "fsync:..." and "sync:..." right behind such a call, by the only one at work, are held against it. \
             docs/jext4-replay.md lists the rules, and which of them a log of this format cannot show.
             """)
-    @Option(
-        help: ArgumentHelp("The disk before the log began; without it, one of zeros.", valueName: "image"),
-        completion: .file())
-    var base: String?
+    @OptionGroup var start: BaseOptions
     @OptionGroup var options: LogOptions
 
     func run() throws {
         let log = try options.open()
-        let claim = try base.map { name throws(Ext4Error) in try OpenImage.claim(name, forWriting: false) }
-        let disk = try claim.map { claim throws(Ext4Error) in try FileDevice(path: claim.path, readOnly: true) }
+        let base = try start.open(options)
         let progress = Progress.wanted(isForced: options.progress)
-        let (violations, transactions) = try ProtocolLinter.lint(log, base: disk) { index in
+        let (violations, transactions) = try ProtocolLinter.lint(log, base: base.device) { index in
             progress?.show("linting, entry", done: Int(index), total: Int(log.entryCount))
         }
         progress?.end()

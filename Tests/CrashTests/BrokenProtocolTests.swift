@@ -171,7 +171,7 @@ import Testing
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
         let tree = ModelTree(blockByteCount: volume.blockByteCount)
-        let run = try WorkloadRun(on: device, tree: tree, options: TestVolume.options())
+        let run = try WorkloadRun(on: device, tree: tree, options: .deterministic())
         try run.perform(.makeDirectory(.root, Array("dir".utf8), mode: 0o755))
         try run.perform(.syncAll)
         try run.perform(.removeDirectory(.root, Array("dir".utf8)))
@@ -259,7 +259,7 @@ import Testing
         let crashed = try contents(LazyDevice(end, picks: .required))
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(crashed)), recorder: trace)
-        try FileSystem.mount(on: device, options: TestVolume.options()).unmount()
+        try FileSystem.mount(on: device, options: .deterministic()).unmount()
         cut.events = trace.events
         cut.base = crashed
         var recovery = Story(cut, .small)

@@ -280,7 +280,7 @@ import Testing
         }
     }
 
-    /// The few states of a whole trace are real ones, are made as they are named, and come with both ends of each epoch.
+    /// The few states of a whole trace are real ones, are made as named, and come with both ends of each epoch.
     @Test(arguments: [0, 4]) func theFewStatesOfATraceAreRealToo(disk: Int) throws {
         let disk = CrashModelTests.disks[disk]
         for seed in UInt64(1)...60 {

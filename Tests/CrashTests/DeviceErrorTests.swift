@@ -31,7 +31,7 @@ import Testing
             let faulty = FaultyDevice(OverlayDevice(over: MemoryDevice(base)))
             let device = RecordingDevice(faulty, recorder: trace)
             let model = ModelTree(blockByteCount: volume.blockByteCount)
-            let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options())
+            let run = try WorkloadRun(on: device, tree: model, options: .deterministic())
             faulty.arm(
                 .init(sweep.operation, ordinal: ordinal, isPersistent: sweep.isPersistent, tornByteCount: 512))
             var generator = WorkloadGenerator(seed: seed, profile: .mixed(operationCount))

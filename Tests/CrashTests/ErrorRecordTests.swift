@@ -11,7 +11,7 @@ import Testing
     private static let caller = Caller(uid: 0, gid: 0, umask: 0)
 
     private func options(_ behaviour: MountOptions.ErrorBehaviour? = nil) -> MountOptions {
-        var options = TestVolume.options()
+        var options = MountOptions.deterministic()
         options.errors = behaviour
         return options
     }

@@ -49,7 +49,7 @@ private struct Pair {
 }
 
 private func options(_ journal: (any BlockDevice)?, readOnly: Bool = false) -> MountOptions {
-    var options = TestVolume.options()
+    var options = MountOptions.deterministic()
     options.journalDevice = journal
     options.readOnly = readOnly
     return options

@@ -52,7 +52,7 @@ import Testing
     /// own replay leaves wrong link counts here, and e2fsck's loses files.
     @Test(arguments: fixtures) func whatLinuxSyncedByFastCommitsIsThere(fixture: Fixture) throws {
         let disk = OverlayDevice(over: try fixture.load())
-        let system = try FileSystem.mount(on: disk, options: TestVolume.options())
+        let system = try FileSystem.mount(on: disk, options: .deterministic())
         for (path, shape) in try fixture.shapes() {
             let attributes = try Self.find(path, system)
             #expect(attributes.linkCount == shape.links, "\(path)")
@@ -87,7 +87,7 @@ import Testing
         let base = try fixture.load()
         let tree = try StateChecker.recover(OverlayDevice(over: base))
         let trace = Trace()
-        var options = TestVolume.options()
+        var options = MountOptions.deterministic()
         options.readOnly = true
         let system = try FileSystem.mount(on: RecordingDevice(base, recorder: trace), options: options)
         #expect(try CapturedTree(reading: system) == tree)
@@ -106,13 +106,13 @@ import Testing
             let disk = OverlayDevice(over: base)
             try area.corrupt(disk, &random)
             do throws(Ext4Error) {
-                let system = try FileSystem.mount(on: disk, options: TestVolume.options())
+                let system = try FileSystem.mount(on: disk, options: .deterministic())
                 try system.unmount()
                 accepted += 1
             } catch {
                 refused += 1
                 // What the full commits hold can be looked at all the same.
-                var options = TestVolume.options()
+                var options = MountOptions.deterministic()
                 options.readOnly = true
                 let system = try FileSystem.mount(on: disk, options: options)
                 _ = try CapturedTree(reading: system)
@@ -161,7 +161,7 @@ import Testing
                 #expect(!found.isDamaged, "the last of \(commits.count): \(found.end)")
             } else {
                 #expect(found.isDamaged, "commit \(index) of \(commits.count)")
-                #expect(throws: Ext4Error.self) { try FileSystem.mount(on: disk, options: TestVolume.options()) }
+                #expect(throws: Ext4Error.self) { try FileSystem.mount(on: disk, options: .deterministic()) }
             }
         }
     }

@@ -31,10 +31,11 @@ import Testing
         var explorer = EpochExplorer(model, judge: judge)
         explorer.pathLimit = 32
         explorer.failureLimit = 1
+        let kept = KeptTrace(outcome)
         var paths = 0
         for epoch in model.epochs {
             let result = explorer.explore(epoch)
-            for failure in result.failures { Issue.record("\(volume.name), \(failure)") }
+            for failure in result.failures { Issue.record("\(volume.name), \(kept.report(failure, model.disk))") }
             paths += result.pathCount
         }
         #expect(paths > model.epochs.count)

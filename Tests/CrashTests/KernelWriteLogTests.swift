@@ -79,7 +79,7 @@ struct KernelWriteLogTests {
             seen += 1
             guard seen % 5 == 1 else { continue }
             let state = disk.fork()
-            let system = try FileSystem.mount(on: state, options: TestVolume.options())
+            let system = try FileSystem.mount(on: state, options: .deterministic())
             let content = try Self.read(words[1], system)
             try system.unmount()
             let file = TemporaryFile("content", contents: content)

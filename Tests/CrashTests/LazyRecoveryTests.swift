@@ -13,7 +13,7 @@ import Testing
     @Test(arguments: volumes) func everyStateOfAWorkloadIsWholeAfterRecovery(volume: TestVolume) throws {
         let outcome = try CrashCampaign(seed: 808, volume: volume, profile: .mixed(60)).record()
         let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
-        let judge = StructureJudge()
+        let judge = StructureJudge(), kept = KeptTrace(outcome)
         var random = SeededRandom(seed: 808)
         var (paths, widest, external) = (0, 0.0, 0)
         for epoch in model.epochs {
@@ -23,7 +23,7 @@ import Testing
                 members += [device.firstMember(), device.member(&random)]
             }
             #expect(result.isComplete && abs(result.share - 1) < 1e-9, "epoch \(epoch.index): \(result.share)")
-            for failure in result.failures { Issue.record("\(volume.name), \(failure)") }
+            for failure in result.failures { Issue.record("\(volume.name), \(kept.report(failure, model.disk))") }
             paths += result.pathCount
             widest = max(widest, result.log2StateCount)
             for picks in random.sample(members, count: 2) {
@@ -48,7 +48,8 @@ import Testing
         let outcome = try CrashCampaign(seed: 909, volume: volume, profile: .mixed(40)).record()
         let clock = ContinuousClock(), start = clock.now
         let found = try Self.failures(outcome, DiskModel(), stopAfter: 1)
-        for failure in found.failures { Issue.record("\(volume.name), \(failure)") }
+        let kept = KeptTrace(outcome)
+        for failure in found.failures { Issue.record("\(volume.name), \(kept.report(failure, DiskModel()))") }
         print("laboratory: \(found.failures.count) failures in \(found.paths) runs, \(clock.now - start)")
         #expect(found.complete > found.epochs * 9 / 10, "\(found.complete) of \(found.epochs) epochs are complete")
     }

@@ -15,7 +15,7 @@ import Testing
 
         func state() throws -> RecoveredState {
             try RecoveredState(
-                recovering: disk, history, begun: last, returned: last, options: TestVolume.options())
+                recovering: disk, history, begun: last, returned: last, options: .deterministic())
         }
     }
 
@@ -24,7 +24,7 @@ import Testing
         body(&builder)
         let base = try TestVolume.small.make()
         let disk = MemoryDevice(base)
-        let run = try WorkloadRun(on: disk, tree: ModelTree(blockByteCount: 1024), options: TestVolume.options())
+        let run = try WorkloadRun(on: disk, tree: ModelTree(blockByteCount: 1024), options: .deterministic())
         for operation in builder.operations { try run.perform(operation) }
         try run.perform(.unmount)
         return Recorded(base: base, disk: disk, history: run.history)
@@ -41,11 +41,8 @@ import Testing
     }
 
     private static func oracles(_ recorded: Recorded) throws -> [any Oracle] {
-        [
-            StructureOracle(), PrefixOracle(), DurabilityOracle(recorded.history), StaleDataOracle(),
-            IdempotenceOracle(), RecoveryCutOracle(), UsabilityOracle(),
-            try SpaceOracle(fresh: MemoryDevice(recorded.base), TestVolume.options()),
-        ]
+        try [StructureOracle()] + Oracles.ofTree(recorded.history)
+            + Oracles.thatRecover(MemoryDevice(recorded.base))
     }
 
     @Test func aGoodStateSatisfiesAll() throws {
@@ -66,7 +63,7 @@ import Testing
         }
         let state = try RecoveredState(
             recovering: early.disk, whole.history, begun: whole.last, returned: whole.last,
-            options: TestVolume.options())
+            options: .deterministic())
         let complaints = try DurabilityOracle(whole.history).complaints(about: state)
         #expect(complaints.contains { $0.contains("other names") })
         #expect(complaints.contains { $0.contains("/bar") && $0.contains("no such name") })
@@ -96,7 +93,7 @@ import Testing
 
     @Test func freeSpaceInAFileIsSeen() throws {
         let recorded = try Self.record(Self.files)
-        let system = try FileSystem.mount(on: recorded.disk, options: TestVolume.options())
+        let system = try FileSystem.mount(on: recorded.disk, options: .deterministic())
         let file = try #require(try system.lookup(try FileName(Array("bar".utf8)), in: .root))
         let poison = [UInt8](repeating: StaleDataOracle.poison, count: 100)
         _ = try system.write(file.inode, at: 3000, poison.span.bytes)
@@ -124,7 +121,7 @@ import Testing
         let recorded = try Self.record(Self.files)
         let smaller = try Self.record { $0.create("gone") }
         let state = try smaller.state()
-        let space = try SpaceOracle(fresh: recorded.disk, TestVolume.options())
+        let space = try SpaceOracle(fresh: recorded.disk, MountOptions.deterministic())
         #expect(try space.complaints(about: state).count == 2)
 
         var image = try DamagedImage(ImageTree.Kind.ext4.tree())
@@ -132,7 +129,7 @@ import Testing
         try leak.body(&image)
         let leaked = try RecoveredState(
             recovering: MemoryDevice(image.bytes), recorded.history, begun: 0, returned: 0,
-            options: TestVolume.options())
+            options: .deterministic())
         #expect(try !StructureOracle().complaints(about: leaked).isEmpty)
         #expect(try !UsabilityOracle().complaints(about: leaked).isEmpty)
     }

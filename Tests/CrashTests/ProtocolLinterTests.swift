@@ -9,7 +9,8 @@ import Testing
     @Test(.enabled(if: Need.sharedFixtures, "needs the shared fixtures"), arguments: KernelWriteLogTests.fixtures)
     func theLogsOfLinuxKeepTheRules(fixture: KernelWriteLogTests.Fixture) throws {
         let log = try WriteLogReader(on: try fixture.load())
-        let (violations, transactions) = try ProtocolLinter.lint(log, base: nil)
+        let (violations, transactions) = try ProtocolLinter.lint(
+            log, base: EmptyDevice(sectorByteCount: log.sectorByteCount))
         #expect(violations == [], "\(violations.prefix(20).map(\.description).joined(separator: "\n"))")
         #expect(transactions > 10)
     }

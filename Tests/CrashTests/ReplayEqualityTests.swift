@@ -213,13 +213,13 @@ struct ReplayEqualityTests {
             let wanted = "jext4-replay apply --up-to \(hit.id.rawValue &- 1) IMAGE"
             let before = try contents(disk)
             do throws(Ext4Error) {
-                _ = try FileSystem.mount(on: disk, options: TestVolume.options())
+                _ = try FileSystem.mount(on: disk, options: .deterministic())
                 Issue.record("a damaged log was mounted for writing")
             } catch {
                 #expect(error.description.contains(wanted), "\(error)")
             }
             #expect(try contents(disk) == before, "a refused mount has written")
-            var looking = TestVolume.options()
+            var looking = MountOptions.deterministic()
             looking.readOnly = true
             _ = try FileSystem.mount(on: disk, options: looking)
 
@@ -231,7 +231,7 @@ struct ReplayEqualityTests {
             let image = TemporaryFile("image", contents: try contents(disk))
             let check = Tools.run("e2fsck", "-fp", image.path)
             #expect(check.status <= 1, "\(check.output)")
-            try FileSystem.mount(on: disk, options: TestVolume.options()).unmount()
+            try FileSystem.mount(on: disk, options: .deterministic()).unmount()
         }
         #expect(checked > 0)
     }

@@ -43,7 +43,7 @@ import Testing
         for operations in all {
             let run = try WorkloadRun(
                 on: OverlayDevice(over: MemoryDevice(base)), tree: ModelTree(blockByteCount: 1024),
-                options: TestVolume.options())
+                options: .deterministic())
             for operation in operations { try run.perform(operation) }
             try run.perform(.unmount)
         }

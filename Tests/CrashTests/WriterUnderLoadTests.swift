@@ -84,7 +84,7 @@ import Threads
         let base = try TestVolume.small.make()
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
-        let system = try FileSystem.mount(on: device, options: TestVolume.options(manual: false))
+        let system = try FileSystem.mount(on: device, options: .deterministic(manual: false))
         let failures = Mutex<[String]>([])
         let threads = (0..<Self.threadCount).map { index in
             Thread(name: "writer \(index)") {
@@ -107,7 +107,7 @@ import Threads
         var random = SeededRandom(seed: 11)
         let states = TraceSample(model).states(seed: 11, prefixes: 20, inFlight: 10, subsets: 20)
         try model.forEach(random.sample(states, count: 40)) { state, disk in
-            let system = try FileSystem.mount(on: disk, options: TestVolume.options())
+            let system = try FileSystem.mount(on: disk, options: .deterministic())
             for (name, size) in Self.promised(events.prefix(state.epoch.event + 1)) {
                 try Self.expect(name, size, on: system, "\(state)")
             }
@@ -150,7 +150,7 @@ import Threads
         let base = try TestVolume.small.make()
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
-        let system = try FileSystem.mount(on: device, options: TestVolume.options())
+        let system = try FileSystem.mount(on: device, options: .deterministic())
         let caller = Caller(uid: 0, gid: 0, umask: 0)
         let name = try FileName(Array("large".utf8))
         let directory = try system.makeDirectory(name, in: .root, mode: 0o755, caller: caller).inode
@@ -185,7 +185,7 @@ import Threads
         var random = SeededRandom(seed: 3)
         let last = CrashState(EpochChoices(model, try #require(model.epochs.last)), .required)
         try model.forEach(random.sample(after, count: 24) + [last]) { state, disk in
-            let system = try FileSystem.mount(on: disk, options: TestVolume.options())
+            let system = try FileSystem.mount(on: disk, options: .deterministic())
             if state.epoch.event >= end {
                 let buffer = AlignedBuffer(byteCount: bytes.count)
                 _ = try buffer.withMutableBytes { try system.read(data, at: 0, into: &$0) }

@@ -9,18 +9,7 @@ import Testing
 @Suite struct CrashCommandTests {
     /// Sectors 1 and 2 are written with no flush between them, then a flush, then sector 3 through to the medium.
     private static func log() throws -> ImageFile {
-        let file = ImageFile()
-        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
-        for sector in 1...3 {
-            let bytes = [UInt8](repeating: UInt8(sector), count: 512)
-            let mode: WriteMode = sector == 3 ? .throughToMedia : .cached
-            let write = DeviceRequest.write(offset: UInt64(sector) * 512, bytes: bytes, mode: mode)
-            writer.completed(writer.submitted(write), succeeded: true)
-            if sector == 2 { writer.completed(writer.submitted(.flush), succeeded: true) }
-            writer.marked("sector \(sector)")
-        }
-        try writer.close()
-        return file
+        try ImageFile.log(mark: "sector", through: 3, flushesBehind: [2])
     }
 
     private static func byte(_ sector: Int) -> String {

@@ -4,22 +4,30 @@ import Ext4Format
 import Foundation
 import Testing
 
+extension ImageFile {
+    /// A log of three writes: sector n gets bytes of n, behind which stands the mark and n. One goes through to the
+    /// medium.
+    static func log(mark: String, through: Int, flushesBehind flushed: Set<Int>) throws -> ImageFile {
+        let file = ImageFile()
+        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
+        for sector in 1...3 {
+            let bytes = [UInt8](repeating: UInt8(sector), count: 512)
+            let mode: WriteMode = sector == through ? .throughToMedia : .cached
+            let write = DeviceRequest.write(offset: UInt64(sector) * 512, bytes: bytes, mode: mode)
+            writer.completed(writer.submitted(write), succeeded: true)
+            if flushed.contains(sector) { writer.completed(writer.submitted(.flush), succeeded: true) }
+            writer.marked("\(mark) \(sector)")
+        }
+        try writer.close()
+        return file
+    }
+}
+
 /// jext4-replay log, as others call it.
 @Suite struct LogCommandTests {
     /// Sector n of three holds n; each write is flushed and marked. The second is a write through to the medium.
     private static func log() throws -> ImageFile {
-        let file = ImageFile()
-        let writer = try WriteLogWriter(path: file.path, sectorByteCount: 512)
-        for step in 1...3 {
-            let bytes = [UInt8](repeating: UInt8(step), count: 512)
-            let mode: WriteMode = step == 2 ? .throughToMedia : .cached
-            let write = DeviceRequest.write(offset: UInt64(step) * 512, bytes: bytes, mode: mode)
-            writer.completed(writer.submitted(write), succeeded: true)
-            writer.completed(writer.submitted(.flush), succeeded: true)
-            writer.marked("step \(step)")
-        }
-        try writer.close()
-        return file
+        try ImageFile.log(mark: "step", through: 2, flushesBehind: [1, 2, 3])
     }
 
     @Test func infoAndShowSayWhatTheLogHolds() throws {

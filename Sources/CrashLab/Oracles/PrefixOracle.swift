@@ -5,10 +5,18 @@ package struct PrefixOracle: Oracle {
     package init() {}
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
+        Self.complaints(
+            about: state.tree, state.history, begun: state.begun, returned: state.returned,
+            admitsGarbage: state.admitsGarbage)
+    }
+
+    static func complaints(
+        about tree: CapturedTree, _ history: ModelHistory, begun: Int, returned: Int, admitsGarbage: Bool
+    ) -> [String] {
         let comparison = TreeComparison(
-            state.tree, with: state.history, begun: state.begun, returned: state.returned)
+            tree, with: history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
         guard case .impossible(let reasons) = comparison.verdict() else { return [] }
-        let floor = state.history.steps[state.returned].floor
-        return ["no prefix: floor \(floor), returned \(state.returned), begun \(state.begun)"] + reasons
+        let floor = history.steps[returned].floor
+        return ["no prefix: floor \(floor), returned \(returned), begun \(begun)"] + reasons
     }
 }

@@ -14,17 +14,21 @@ package struct RecoveredState: Sendable {
     /// The last operations that had begun, and that had returned, when the power went.
     package let begun: Int, returned: Int
     package let options: MountOptions
+    /// The disk leaves garbage where a write in place was on its way.
+    package let admitsGarbage: Bool
 
     /// Mounts an overlay of `crashed`, reads everything and unmounts. `options` drive the journal by hand and fix what
     /// could differ from run to run.
     package init(
-        recovering crashed: any BlockDevice, _ history: ModelHistory, begun: Int, returned: Int, options: MountOptions
+        recovering crashed: any BlockDevice, _ history: ModelHistory, begun: Int, returned: Int,
+        options: MountOptions = .deterministic(), admitsGarbage: Bool = false
     ) throws(Ext4Error) {
         self.crashed = crashed
         self.history = history
         self.begun = begun
         self.returned = returned
         self.options = options
+        self.admitsGarbage = admitsGarbage
         recovered = OverlayDevice(over: crashed)
         tree = try Self.recover(recovered, options)
     }

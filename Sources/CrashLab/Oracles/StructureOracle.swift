@@ -1,4 +1,3 @@
-internal import Checker
 package import Ext4Format
 
 /// The image keeps the rules of its format.
@@ -6,6 +5,6 @@ package struct StructureOracle: Oracle {
     package init() {}
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
-        VolumeChecker(state.recovered).check().map(\.description)
+        StructureJudge.findings(in: state.recovered)
     }
 }

@@ -29,22 +29,16 @@ extension CrashJudge {
 package struct StructureJudge: CrashJudge {
     package init() {}
 
-    /// A fixed clock and no threads, so that every run does the same.
-    static var options: MountOptions {
-        var options = MountOptions()
-        options.manualJournal = true
-        options.clock = { Timestamp(seconds: 1_700_000_000, nanoseconds: 0) }
-        options.firstGeneration = 1
-        return options
-    }
-
     package func recover(_ disk: any BlockDevice) throws(Ext4Error) {
-        try FileSystem.mount(on: disk, options: Self.options).unmount()
+        try FileSystem.mount(on: disk, options: .deterministic()).unmount()
     }
 
     package func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
-        VolumeChecker(disk).check().map(\.description)
+        Self.findings(in: disk)
     }
+
+    /// What breaks a rule of the format; empty if nothing does.
+    static func findings(in disk: any BlockDevice) -> [String] { VolumeChecker(disk).check().map(\.description) }
 
     /// What a volume holds once, is written in place, and must be whole for a recovery to begin: the super block and
     /// that of the journal, in bytes. No order of writes saves them from garbage. None for a disk that is no volume.

@@ -32,8 +32,7 @@ package struct CrashStateName: Hashable, Sendable, CustomStringConvertible {
 }
 
 extension DiskModel {
-    /// `any512`, `completion4096`, with `+nocache`, `+noflush`, `+nofua` and `+garbage` behind it where the disk is such
-    /// a one.
+    /// `any512`, `completion4096`, with `+nocache`, `+noflush`, `+nofua` and `+garbage` behind it where the disk is so.
     package var name: String {
         "\(order.rawValue)\(unitByteCount)" + (hasCache ? "" : "+nocache") + (honoursFlush ? "" : "+noflush")
             + (honoursFUA ? "" : "+nofua") + (leavesGarbage ? "+garbage" : "")

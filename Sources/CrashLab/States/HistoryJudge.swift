@@ -23,14 +23,12 @@ package struct HistoryJudge: CrashJudge {
         let found = structure.problems(of: disk, in: epoch)
         guard found.isEmpty else { return found }
         do throws(Ext4Error) {
-            var options = StructureJudge.options
+            var options = MountOptions.deterministic()
             options.readOnly = true
             let tree = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
             let (begun, returned) = progress.at(epoch.event)
-            let comparison = TreeComparison(
-                tree, with: history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
-            guard case .impossible(let reasons) = comparison.verdict() else { return [] }
-            return reasons
+            return PrefixOracle.complaints(
+                about: tree, history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
         } catch { return ["\(error)"] }
     }
 }

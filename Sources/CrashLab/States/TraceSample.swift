@@ -71,7 +71,8 @@ extension EpochChoices {
         return .chosen(values)
     }
 
-    /// Of the writes that were open at this moment each landed whole, or for each unit yes, no or garbage, or not at all.
+    /// Of the writes that were open at this moment each landed whole, or for each unit yes, no or garbage, or not at
+    /// all.
     package func mixed(at event: Int, _ random: inout SeededRandom) -> Picks {
         var values = [Int](repeating: 0, count: units.count)
         for number in submitted(by: event) {

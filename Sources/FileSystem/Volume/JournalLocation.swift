@@ -67,8 +67,8 @@ package struct JournalLocation: Sendable {
         runs = []
     }
 
-    /// Follows the journal inode, or what is remembered of it, through its extents or its block map. `.corrupt` when that
-    /// leads out of the volume.
+    /// Follows the journal inode, or what is remembered of it, through its extents or its block map. `.corrupt` when
+    /// that leads out of the volume.
     private init(
         inodeOn device: any BlockDevice, _ superBlock: SuperBlock, _ remembered: InodeRecord?
     ) throws(Ext4Error) {

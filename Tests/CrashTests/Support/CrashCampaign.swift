@@ -56,7 +56,7 @@ struct CrashCampaign: Sendable {
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
         let model = ModelTree(blockByteCount: volume.blockByteCount)
-        let run = try WorkloadRun(on: device, tree: model, options: TestVolume.options(manual: isManual))
+        let run = try WorkloadRun(on: device, tree: model, options: .deterministic(manual: isManual))
         switch workload {
         case .operations(let operations): for operation in operations { try run.perform(operation) }
         case .random(let profile):
@@ -113,6 +113,7 @@ struct CrashCampaign: Sendable {
         let model = try CrashModel(base: base, events: outcome.events, disk: disk)
         let checker = try StateChecker(
             history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
+        let kept = KeptTrace(outcome)
         var failures: [String] = []
         var count = 0
         model.forEach(states(model)) { state, image in
@@ -123,7 +124,8 @@ struct CrashCampaign: Sendable {
             let (begun, _) = checker.progress.at(state.epoch.event)
             let story = (max(0, begun - 6)...begun).filter { $0 < outcome.history.steps.count }
                 .map { "  step \($0): \(outcome.history.steps[$0].operation)" }
-            failures.append("\(state):\n\((problems + story).joined(separator: "\n"))")
+            let lines = problems + story + [kept.note(state)]
+            failures.append("\(state):\n\(lines.joined(separator: "\n"))")
         }
         return (failures, count)
     }

@@ -38,6 +38,7 @@ final class SoakFigures: Sendable {
         let outcome = try campaign.record()
         let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
         let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
+        let kept = KeptTrace(outcome)
         var explorer = EpochExplorer(model, judge: judge)
         explorer.pathLimit = 256
         state.withLock { $0.explored += 1 }
@@ -55,7 +56,7 @@ final class SoakFigures: Sendable {
                 state.images += result.imageCount
                 state.seconds += seconds
                 state.failures += result.failures.map {
-                    "seed \(campaign.seed), \(campaign.volume.name), \($0)"
+                    "seed \(campaign.seed), \(campaign.volume.name), \(kept.report($0, model.disk))"
                 }
             }
         }

@@ -15,19 +15,15 @@ struct StateChecker {
     init(history: ModelHistory, progress: WorkloadProgress, base: [UInt8]) throws {
         self.history = history
         self.progress = progress
-        always = [PrefixOracle(), DurabilityOracle(history)]
-        sometimes = [
-            IdempotenceOracle(), RecoveryCutOracle(statesPerLevel: 2), StaleDataOracle(), UsabilityOracle(),
-            try SpaceOracle(fresh: MemoryDevice(base), TestVolume.options()),
-        ]
+        always = Oracles.ofTree(history)
+        sometimes = try Oracles.thatRecover(MemoryDevice(base))
     }
 
     /// Empty: the state is as it should be. `deep` asks those oracles too that recover again.
     func problems(_ cut: CrashState, _ disk: OverlayDevice, deep: Bool) -> [String] {
         do {
             let (begun, returned) = progress.at(cut.epoch.event)
-            let state = try RecoveredState(
-                recovering: disk, history, begun: begun, returned: returned, options: TestVolume.options())
+            let state = try RecoveredState(recovering: disk, history, begun: begun, returned: returned)
             var problems = try always.flatMap { try $0.complaints(about: state) }
             problems += try Structure.complaints(of: state.recovered).map { "after our recovery: \($0)" }
             guard problems.isEmpty, deep else { return problems }
@@ -39,7 +35,7 @@ struct StateChecker {
 
     /// Mounts, which replays the log, reads everything and unmounts.
     static func recover(_ disk: any BlockDevice) throws -> CapturedTree {
-        try RecoveredState.recover(disk, TestVolume.options())
+        try RecoveredState.recover(disk, .deterministic())
     }
 
     /// P4: e2fsck replays the same log, and the same tree comes out.

@@ -1,7 +1,6 @@
 import BlockIO
 import CrashLab
 import Ext4Format
-import FileSystem
 import Testing
 
 /// A small volume to crash, as mke2fs makes it.
@@ -54,14 +53,5 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
         let block = try #require(
             stride(from: 0, to: image.count, by: blockByteCount).first { image[$0..<$0 + 8].elementsEqual(start) })
         for byte in 0..<4 { image[block + 0x18 + byte] = UInt8(truncatingIfNeeded: sequence >> UInt32(24 - 8 * byte)) }
-    }
-
-    /// Everything that could differ from run to run is fixed.
-    static func options(manual: Bool = true) -> MountOptions {
-        var options = MountOptions()
-        options.manualJournal = manual
-        options.clock = { Timestamp(seconds: 1_700_000_000, nanoseconds: 0) }
-        options.firstGeneration = 1
-        return options
     }
 }

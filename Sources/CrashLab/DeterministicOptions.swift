@@ -1,0 +1,14 @@
+internal import Ext4Format
+package import FileSystem
+
+extension MountOptions {
+    /// Everything that could differ from run to run is fixed: the clock stands still, and with `manual` the journal has
+    /// no threads.
+    package static func deterministic(manual: Bool = true) -> MountOptions {
+        var options = MountOptions()
+        options.manualJournal = manual
+        options.clock = { Timestamp(seconds: 1_700_000_000, nanoseconds: 0) }
+        options.firstGeneration = 1
+        return options
+    }
+}
