@@ -45,7 +45,8 @@ let package = Package(
             swiftSettings: strict),
         .target(name: "Checker", dependencies: ["Ext4Format", "BlockIO", "CXXHash"], swiftSettings: strict),
         .target(
-            name: "CrashLab", dependencies: ["Checker", "FileSystem", "Journal", "CXXHash"], swiftSettings: strict),
+            name: "CrashLab", dependencies: ["Checker", "FileSystem", "Journal", "Threads", "CXXHash"],
+            swiftSettings: strict),
         .executableTarget(name: "jext4", dependencies: ["Server", "CrashLab", arguments], swiftSettings: strict),
         .executableTarget(
             name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", "Threads", arguments],
@@ -64,7 +65,7 @@ let package = Package(
                 "Journal", "BlockIO", "Ext4Format", "FileSystem", "Threads", "CrashLab", "Offline", "replay",
             ],
             swiftSettings: tests),
-        .testTarget(name: "AllocatorTests", dependencies: ["Allocator"], swiftSettings: tests),
+        .testTarget(name: "AllocatorTests", dependencies: ["Allocator", "Threads"], swiftSettings: tests),
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
         .testTarget(

@@ -33,4 +33,10 @@ void jext4_limit_arenas(int most) { mallopt(M_ARENA_MAX, most); }
 
 void jext4_name_thread(const char *name) { prctl(PR_SET_NAME, name); }
 
+static _Thread_local void *thread_value;
+
+void *jext4_thread_value(void) { return thread_value; }
+
+void jext4_set_thread_value(void *value) { thread_value = value; }
+
 int jext4_set_io_flusher(void) { return prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); }

@@ -1,6 +1,6 @@
 internal import BlockIO
 internal import Ext4Format
-internal import Synchronization
+internal import Threads
 
 /// The journal super block of an open journal: one writer at a time, each write durable when it returns.
 ///
@@ -14,14 +14,14 @@ final class LogSuperBlock: Sendable {
     }
     private let log: LogArea
     private let buffer: AlignedBuffer
-    private let content: Mutex<Content>
+    private let content: Monitor<Content>
 
     /// Reads the block once, for the bytes that only others know. Nothing is written.
     init(_ value: JournalSuperBlock, log: LogArea) throws(Ext4Error) {
         self.log = log
         buffer = AlignedBuffer(byteCount: log.blockByteCount)
         try log.read(log.superBlockPosition, count: 1, into: buffer)
-        content = Mutex(Content(value: value))
+        content = Monitor(Content(value: value))
     }
 
     /// Moves the tail: the log begins at log block `start` with transaction `sequence`.

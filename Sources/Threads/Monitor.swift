@@ -13,9 +13,13 @@ package func monotonicNanoseconds() -> UInt64 {
 @safe package final class Monitor<State>: @unchecked Sendable {
     private let lock: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
+    /// In place of both where a scheduler decides.
+    private let scheduled: ScheduledLock?
     private var state: State
 
-    package init(_ state: State) {
+    /// `isSystem`: what a scheduler is itself made of.
+    package init(_ state: State, isSystem: Bool = false) {
+        scheduled = isSystem ? nil : ScheduledLock.ofThisThread()
         unsafe lock = .allocate(capacity: 1)
         unsafe condition = .allocate(capacity: 1)
         self.state = state
@@ -34,25 +38,32 @@ package func monotonicNanoseconds() -> UInt64 {
         unsafe lock.deallocate()
     }
 
-    package func withLock<R: ~Copyable, E: Error>(_ body: (inout State) throws(E) -> R) throws(E) -> R {
-        unsafe pthread_mutex_lock(lock)
-        defer { unsafe pthread_mutex_unlock(lock) }
+    package func withLock<R: ~Copyable, E: Error>(
+        file: StaticString = #fileID, line: UInt = #line, _ body: (inout State) throws(E) -> R
+    ) throws(E) -> R {
+        acquire(at: CodePlace(file, line))
+        defer { release() }
         return try body(&state)
     }
 
     /// Waits until `ready` gives a value. It is asked under the lock, first at once and then after each `notifyAll`.
-    package func wait<R: ~Copyable, E: Error>(until ready: (inout State) throws(E) -> R?) throws(E) -> R {
-        unsafe pthread_mutex_lock(lock)
-        defer { unsafe pthread_mutex_unlock(lock) }
+    package func wait<R: ~Copyable, E: Error>(
+        file: StaticString = #fileID, line: UInt = #line, until ready: (inout State) throws(E) -> R?
+    ) throws(E) -> R {
+        let place = CodePlace(file, line)
+        scheduled?.scheduler.yield()
+        acquire(at: place)
+        defer { release() }
         while true {
             if let result = try ready(&state) { return result }
-            unsafe pthread_cond_wait(condition, lock)
+            waitForNotice(at: place)
         }
     }
 
     /// As `wait(until:)`, but gives nil when `milliseconds` have passed.
     package func wait<R: ~Copyable, E: Error>(
-        milliseconds: Int, until ready: (inout State) throws(E) -> R?
+        milliseconds: Int, file: StaticString = #fileID, line: UInt = #line,
+        until ready: (inout State) throws(E) -> R?
     ) throws(E) -> R? {
         var deadline = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &deadline)
@@ -62,14 +73,46 @@ package func monotonicNanoseconds() -> UInt64 {
             deadline.tv_sec += 1
             deadline.tv_nsec -= 1_000_000_000
         }
-        unsafe pthread_mutex_lock(lock)
-        defer { unsafe pthread_mutex_unlock(lock) }
+        let place = CodePlace(file, line)
+        scheduled?.scheduler.yield()
+        acquire(at: place)
+        defer { release() }
         while true {
             if let result = try ready(&state) { return result }
-            if unsafe pthread_cond_timedwait(condition, lock, &deadline) == ETIMEDOUT { return try ready(&state) }
+            if !waitForNotice(until: deadline, at: place) { return try ready(&state) }
         }
     }
 
     /// Wakes every waiter to look again. May be called with or without the lock of another monitor held.
-    package func notifyAll() { unsafe pthread_cond_broadcast(condition) }
+    package func notifyAll() {
+        if let scheduled { return scheduled.scheduler.wake(self) }
+        unsafe pthread_cond_broadcast(condition)
+    }
+
+    // MARK: - The lock and the condition
+
+    private func acquire(at place: CodePlace) {
+        if let scheduled { return scheduled.acquire(exclusive: true, at: place) }
+        unsafe pthread_mutex_lock(lock)
+    }
+
+    private func release() {
+        if let scheduled { return scheduled.release() }
+        unsafe pthread_mutex_unlock(lock)
+    }
+
+    /// Gives the lock away until somebody notifies. False when the deadline came first.
+    @discardableResult private func waitForNotice(until deadline: timespec? = nil, at place: CodePlace) -> Bool {
+        if let scheduled {
+            scheduled.release()
+            let isNotified = scheduled.scheduler.wait(for: self, isTimed: deadline != nil, at: place)
+            scheduled.acquire(exclusive: true, at: place)
+            return isNotified
+        }
+        guard var deadline else {
+            unsafe pthread_cond_wait(condition, lock)
+            return true
+        }
+        return unsafe pthread_cond_timedwait(condition, lock, &deadline) != ETIMEDOUT
+    }
 }

@@ -25,9 +25,11 @@ package final class RangeLock: Sendable {
 
     /// Waits until `range` is free. In bytes; an empty one conflicts with nothing. A lease and not a closure, since a
     /// caller's span cannot be captured by one.
-    package func acquire(_ range: Range<UInt64>, exclusive: Bool) -> Lease {
+    package func acquire(
+        _ range: Range<UInt64>, exclusive: Bool, file: StaticString = #fileID, line: UInt = #line
+    ) -> Lease {
         var mine: UInt64?
-        let id: UInt64 = state.wait { state in
+        let id: UInt64 = state.wait(file: file, line: line) { state in
             let id = mine ?? state.nextID
             if mine == nil {
                 mine = id

@@ -4,6 +4,8 @@ internal import Glibc
 /// Not recursive in either mode.
 @safe package final class ReaderWriterLock: @unchecked Sendable {
     private let lock: UnsafeMutablePointer<pthread_rwlock_t>
+    /// In its place where a scheduler decides.
+    private let scheduled = ScheduledLock.ofThisThread()
 
     package init() {
         unsafe lock = .allocate(capacity: 1)
@@ -19,15 +21,34 @@ internal import Glibc
         unsafe lock.deallocate()
     }
 
-    package func withReadLock<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
-        unsafe pthread_rwlock_rdlock(lock)
-        defer { unsafe pthread_rwlock_unlock(lock) }
+    package func withReadLock<R: ~Copyable, E: Error>(
+        file: StaticString = #fileID, line: UInt = #line, _ body: () throws(E) -> R
+    ) throws(E) -> R {
+        if let scheduled {
+            scheduled.scheduler.yield()
+            scheduled.acquire(exclusive: false, at: CodePlace(file, line))
+        } else {
+            unsafe pthread_rwlock_rdlock(lock)
+        }
+        defer { release() }
         return try body()
     }
 
-    package func withWriteLock<R: ~Copyable, E: Error>(_ body: () throws(E) -> R) throws(E) -> R {
-        unsafe pthread_rwlock_wrlock(lock)
-        defer { unsafe pthread_rwlock_unlock(lock) }
+    package func withWriteLock<R: ~Copyable, E: Error>(
+        file: StaticString = #fileID, line: UInt = #line, _ body: () throws(E) -> R
+    ) throws(E) -> R {
+        if let scheduled {
+            scheduled.scheduler.yield()
+            scheduled.acquire(exclusive: true, at: CodePlace(file, line))
+        } else {
+            unsafe pthread_rwlock_wrlock(lock)
+        }
+        defer { release() }
         return try body()
+    }
+
+    private func release() {
+        if let scheduled { return scheduled.release() }
+        unsafe pthread_rwlock_unlock(lock)
     }
 }

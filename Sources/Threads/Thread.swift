@@ -12,9 +12,33 @@ internal import Glibc
         }
     }
     private var handle = pthread_t()
+    /// Of a scheduled thread: where to ask whether it has ended.
+    private let end: Monitor<Bool>?
 
-    /// `name` is shown by the system, 15 bytes at most.
-    package init(name: String, _ run: @escaping @Sendable () -> Void) {
+    /// `name` is shown by the system, 15 bytes at most. A scheduled thread starts scheduled ones.
+    package convenience init(name: String, _ run: @escaping @Sendable () -> Void) {
+        guard let scheduler = Scheduling.current else {
+            self.init(name, nil, run)
+            return
+        }
+        let end = Monitor(false), number = scheduler.announce(name)
+        self.init(name, end) {
+            Scheduling.run(number, of: scheduler) {
+                run()
+                end.withLock { $0 = true }
+                end.notifyAll()
+            }
+        }
+    }
+
+    /// The first thread of a scheduler. Joined by a thread that is not scheduled.
+    package convenience init(name: String, firstOf scheduler: any Scheduler, _ run: @escaping @Sendable () -> Void) {
+        let number = scheduler.announce(name)
+        self.init(name, nil) { Scheduling.run(number, of: scheduler, run) }
+    }
+
+    private init(_ name: String, _ end: Monitor<Bool>?, _ run: @escaping @Sendable () -> Void) {
+        self.end = end
         let body = unsafe Unmanaged.passRetained(Body(name, run))
         let result = unsafe pthread_create(&handle, nil, Self.entry, body.toOpaque())
         precondition(result == 0, "pthread_create: errno \(result)")
@@ -24,7 +48,10 @@ internal import Glibc
     /// Not after the join.
     package func interrupt(signal: Int32) { pthread_kill(handle, signal) }
 
-    package func join() { pthread_join(handle, nil) }
+    package func join(file: StaticString = #fileID, line: UInt = #line) {
+        end?.wait(file: file, line: line) { hasEnded -> Void? in hasEnded ? () : nil }
+        pthread_join(handle, nil)
+    }
 
     private static let entry: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = { context in
         guard let context = unsafe context else { return nil }

@@ -23,6 +23,9 @@ int jext4_start_writing(int fd, off_t offset, off_t count);
 void jext4_limit_arenas(int most);
 /// Names the calling thread; 15 bytes count.
 void jext4_name_thread(const char *name);
+/// A pointer of the calling thread's own; NULL until it is set.
+void *jext4_thread_value(void);
+void jext4_set_thread_value(void *value);
 /// Marks the calling process as part of the I/O path (PR_SET_IO_FLUSHER). Needs CAP_SYS_RESOURCE; -1 without it.
 int jext4_set_io_flusher(void);
 #endif

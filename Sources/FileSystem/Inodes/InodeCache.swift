@@ -1,5 +1,5 @@
 internal import Ext4Format
-internal import Synchronization
+internal import Threads
 
 /// The inodes in memory, and how often the kernel (or another user of the library) refers to each number.
 ///
@@ -17,7 +17,7 @@ final class InodeCache: Sendable {
         static let idleLimit = 256
     }
     private final class ShardBox: Sendable {
-        let shard = Mutex(Shard())
+        let shard = Monitor(Shard())
     }
     private static let shardCount = 16
     private let shards: [ShardBox]

@@ -1,6 +1,6 @@
 internal import Ext4Format
 internal import Journal
-internal import Synchronization
+internal import Threads
 
 /// The inodes that a crash must not forget: without a name but in use, or half truncated. Recovery finishes them.
 ///
@@ -20,7 +20,7 @@ final class OrphanTable: Sendable {
         var freeSlots: [Int] = []
         var slotBlocks: [SlotBlock] = []
     }
-    private let state = Mutex(State())
+    private let state = Monitor(State())
     private let slotsPerBlock: Int
 
     /// `ob_magic`, in the tail of each block of the orphan file.

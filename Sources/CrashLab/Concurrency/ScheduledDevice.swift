@@ -1,0 +1,53 @@
+package import BlockIO
+package import Ext4Format
+package import Threads
+
+/// A device whose transfers take their time: before and after each the scheduler may let other threads go on.
+///
+/// Below a `RecordingDevice` it brings several requests into flight at once.
+package final class ScheduledDevice: BlockDevice {
+    private let base: any BlockDevice
+    private let scheduler: any Scheduler
+
+    package var byteCount: UInt64 { base.byteCount }
+    package var sectorByteCount: Int { base.sectorByteCount }
+    package var isReadOnly: Bool { base.isReadOnly }
+
+    /// `scheduler` is that of the threads that use the device.
+    package init(_ base: any BlockDevice, scheduler: any Scheduler) {
+        self.base = base
+        self.scheduler = scheduler
+    }
+
+    package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
+        scheduler.yield()
+        defer { scheduler.yield() }
+        try base.read(into: &bytes, at: offset)
+    }
+
+    package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        scheduler.yield()
+        defer { scheduler.yield() }
+        try base.write(bytes, at: offset, mode: mode)
+    }
+
+    package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        scheduler.yield()
+        defer { scheduler.yield() }
+        try base.write(gathering: parts, at: offset, mode: mode)
+    }
+
+    package func flush() throws(Ext4Error) {
+        scheduler.yield()
+        defer { scheduler.yield() }
+        try base.flush()
+    }
+
+    package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
+        scheduler.yield()
+        defer { scheduler.yield() }
+        try base.discard(at: offset, count: count)
+    }
+
+    package func mark(_ label: String) { base.mark(label) }
+}
