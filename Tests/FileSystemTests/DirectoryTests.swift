@@ -130,6 +130,28 @@ struct DirectoryTests {
         }
     }
 
+    /// Who holds a directory that has been removed may still ask for a rename into it or out of it. The directory above
+    /// may be deleted by then, and is not damaged.
+    @Test func aRemovedDirectoryTakesNoNames() throws {
+        let volume = try DirectoryVolume(["-b", "4096"])
+        func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
+        try volume.mounted { fileSystem in
+            let caller = DirectoryVolume.caller
+            let above = try fileSystem.makeDirectory(try name("above"), in: .root, mode: 0o755, caller: caller).inode
+            let removed = try fileSystem.makeDirectory(try name("below"), in: above, mode: 0o755, caller: caller).inode
+            let file = try fileSystem.createFile(try name("file"), in: .root, mode: 0o644, caller: caller).inode
+            try fileSystem.removeDirectory(try name("below"), in: above)
+            try fileSystem.removeDirectory(try name("above"), in: .root)
+            fileSystem.forget(above, count: 1)
+            for (from, to) in [(InodeNumber.root, removed), (removed, .root)] {
+                #expect(throws: Ext4Error.posix(Errno.noEntry)) {
+                    try fileSystem.rename(try name("file"), in: from, to: try name("new"), in: to, flags: [])
+                }
+            }
+            for inode in [removed, file] { fileSystem.forget(inode, count: 1) }
+        }
+    }
+
     /// A rename within a directory removes an entry that its own insert may just have moved to another leaf.
     @Test func renamesFollowAnEntryThroughASplit() throws {
         let volume = try DirectoryVolume(["-b", "1024", "-N", "4096"])

@@ -115,7 +115,9 @@ extension FileSystem {
         var seen: Set<InodeNumber> = [current.number]
         while current.number != .root {
             let parent = try current.lock.withReadLock { () throws(Ext4Error) in
-                try Directory(volume: volume, inode: current).parent()
+                // The way out of a removed directory may lead to one that has been deleted.
+                guard current.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
+                return try Directory(volume: volume, inode: current).parent()
             }
             guard seen.insert(parent).inserted else {
                 throw .corrupt("directory", where: "inode \(parent.rawValue) is its own ancestor")
