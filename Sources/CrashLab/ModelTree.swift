@@ -8,7 +8,7 @@ package struct ModelNodeID: Hashable, Comparable, Sendable, CustomStringConverti
 }
 
 /// What a file, directory, link or device should be: what POSIX says, and what must survive a power cut.
-package struct ModelNode: Sendable {
+package struct ModelNode: Equatable, Sendable {
     /// Type and permissions, as in st_mode.
     package var mode: UInt16
     package var linkCount = 1
@@ -35,6 +35,12 @@ package struct ModelNode: Sendable {
 
     package init(mode: UInt16) { self.mode = mode }
 
+    mutating func dropContent() {
+        content = []
+        isMapped = []
+        isPreallocated = []
+    }
+
     /// The upper four bits of the mode.
     package enum Kind: UInt16, Sendable {
         case fifo = 1, character = 2, directory = 4, block = 6, file = 8, symlink = 10, socket = 12
@@ -45,12 +51,11 @@ package struct ModelNode: Sendable {
 }
 
 /// A tree as the operations so far should have left it. A value: a copy is a snapshot.
-package struct ModelTree: Sendable {
+package struct ModelTree: Equatable, Sendable {
     package private(set) var nodes: [ModelNodeID: ModelNode] = [:]
     package let blockByteCount: Int
-    private var nextID = 1
     /// What the next node will be called.
-    package var nextNode: ModelNodeID { ModelNodeID(nextID) }
+    package internal(set) var nextNode = ModelNodeID(1)
 
     /// A fresh volume of mke2fs: the root and lost+found.
     package init(blockByteCount: Int) {
@@ -103,8 +108,8 @@ package struct ModelTree: Sendable {
     }
 
     mutating func add(_ node: ModelNode, _ name: [UInt8], to parent: ModelNodeID, by operation: Int) -> ModelNodeID {
-        let id = ModelNodeID(nextID)
-        nextID += 1
+        let id = nextNode
+        nextNode = ModelNodeID(id.rawValue + 1)
         var node = node
         node.parent = parent
         node.linkCount = node.isDirectory ? 2 : 1

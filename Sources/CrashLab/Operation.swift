@@ -66,6 +66,24 @@ package enum Operation: Sendable, CustomStringConvertible {
         }
     }
 
+    /// What the operation makes; nil: nothing.
+    var madeNode: ModelNode? {
+        switch self {
+        case .create(_, _, let mode): return ModelNode(mode: 0o100000 | mode)
+        case .makeNode(_, _, let mode, let major, let minor):
+            var node = ModelNode(mode: mode)
+            node.deviceMajor = major
+            node.deviceMinor = minor
+            return node
+        case .makeDirectory(_, _, let mode): return ModelNode(mode: 0o040000 | mode)
+        case .makeSymlink(_, _, let target):
+            var node = ModelNode(mode: 0o120777)
+            node.content = target
+            return node
+        default: return nil
+        }
+    }
+
     /// Bytes that differ from stamp to stamp and from place to place, and are never zero.
     package static func pattern(stamp: UInt64, at offset: Int, count: Int) -> [UInt8] {
         var bytes: [UInt8] = []
@@ -125,7 +143,9 @@ package struct ModelHistory: Sendable {
         steps.append(Step(operation: operation, tree: tree, inPlace: inPlace, floor: floor))
     }
 
-    private static func apply(
+    /// Changes the tree as the operation does, which has the number `index`. Gives what it writes in place. Nothing for
+    /// syncs and mounts.
+    static func apply(
         _ operation: Operation, _ index: Int, to tree: inout ModelTree
     ) -> [(node: ModelNodeID, range: Range<Int>)] {
         switch operation {
@@ -151,19 +171,9 @@ package struct ModelHistory: Sendable {
 
     private static func applyName(_ operation: Operation, _ index: Int, to tree: inout ModelTree) {
         switch operation {
-        case .create(let parent, let name, let mode):
-            _ = tree.add(ModelNode(mode: 0o100000 | mode), name, to: parent, by: index)
-        case .makeNode(let parent, let name, let mode, let major, let minor):
-            var node = ModelNode(mode: mode)
-            node.deviceMajor = major
-            node.deviceMinor = minor
-            _ = tree.add(node, name, to: parent, by: index)
-        case .makeDirectory(let parent, let name, let mode):
-            _ = tree.add(ModelNode(mode: 0o040000 | mode), name, to: parent, by: index)
-        case .makeSymlink(let parent, let name, let target):
-            var node = ModelNode(mode: 0o120777)
-            node.content = target
-            _ = tree.add(node, name, to: parent, by: index)
+        case .create(let parent, let name, _), .makeNode(let parent, let name, _, _, _),
+            .makeDirectory(let parent, let name, _), .makeSymlink(let parent, let name, _):
+            if let node = operation.madeNode { _ = tree.add(node, name, to: parent, by: index) }
         case .link(let id, let name, let parent): tree.link(id, as: name, in: parent, by: index)
         case .unlink(let parent, let name), .removeDirectory(let parent, let name):
             tree.remove(name, from: parent, by: index)

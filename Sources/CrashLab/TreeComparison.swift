@@ -41,7 +41,6 @@ package struct CapturedTree: Equatable, Sendable {
 /// each 512 bytes may be there or not, or be garbage on a disk that leaves it. Data that a sync covered is never
 /// older than the sync.
 package struct TreeComparison {
-    private static let sectorByteCount = 512
     private let history: ModelHistory
     private let captured: CapturedTree
     /// The last operations that had begun, and that had returned.
@@ -77,83 +76,27 @@ package struct TreeComparison {
 
     /// The first difference from the tree after `prefix`; nil: none.
     package func mismatch(_ prefix: Int) -> String? {
-        let tree = history.steps[prefix].tree
-        var numbers: [ModelNodeID: InodeNumber] = [.root: .root]
-        var owners: [InodeNumber: ModelNodeID] = [.root: .root]
-        var queue: [(id: ModelNodeID, path: String)] = [(.root, "/")]
-        while let (id, path) = queue.popLast() {
-            guard let node = tree[id], let number = numbers[id], let found = captured.nodes[number] else {
-                return "\(path): not captured"
+        TreeMatch(captured).mismatch(with: history.steps[prefix].tree) { node, id, found in
+            // A sync of overwritten data need not bring the tree forward, but the data is there.
+            let synced = history.steps[returned].tree[id]?.dataSyncedBy ?? 0
+            var first = prefix, expected = node.content
+            if synced > prefix, let later = history.steps[synced].tree[id], later.content.count == expected.count {
+                first = synced
+                expected = later.content
             }
-            if let difference = compare(node, id, found, prefix) { return "\(path) (\(id)): \(difference)" }
-            let missing = node.entries.keys.filter { found.entries[$0] == nil }
-            if !missing.isEmpty || node.entries.count != found.entries.count {
-                let unexpected = found.entries.keys.filter { node.entries[$0] == nil }
-                return "\(path): missing \(Self.text(missing)), unexpected \(Self.text(unexpected))"
-            }
-            for (name, child) in node.entries.sorted(by: { $0.value < $1.value }) {
-                guard let childNumber = found.entries[name] else { return "\(path): missing entry" }
-                let childPath = path + (path == "/" ? "" : "/") + String(decoding: name, as: UTF8.self)
-                let known = numbers.updateValue(childNumber, forKey: child)
-                let owner = owners.updateValue(child, forKey: childNumber)
-                if known ?? childNumber != childNumber || owner ?? child != child {
-                    return "\(childPath): inode \(childNumber.rawValue) where the model has \(child)"
-                }
-                if known == nil { queue.append((child, childPath)) }
-            }
+            guard let wrong = TreeMatch.wrongSector(found, expected, { isLaterVersion($0, of: id, after: first) })
+            else { return nil }
+            return "wrong data at byte \(wrong.startIndex) of \(expected.count)\(describe(wrong, id))"
         }
-        return nil
     }
 
-    private func compare(_ node: ModelNode, _ id: ModelNodeID, _ found: CapturedNode, _ prefix: Int) -> String? {
-        guard node.mode == found.mode else { return "mode \(octal(found.mode)) instead of \(octal(node.mode))" }
-        guard node.linkCount == Int(found.linkCount) else {
-            return "link count \(found.linkCount) instead of \(node.linkCount)"
-        }
-        guard node.attributes == found.attributes else {
-            return "attributes \(Self.text(found.attributes.keys)) instead of \(Self.text(node.attributes.keys))"
-        }
-        guard node.deviceMajor == found.deviceMajor, node.deviceMinor == found.deviceMinor else {
-            return "device \(found.deviceMajor):\(found.deviceMinor)"
-        }
-        if node.isFile { return compareData(node, id, found, prefix) }
-        if node.kind == .symlink && node.content != found.content { return "another target" }
-        return nil
-    }
-
-    private func compareData(_ node: ModelNode, _ id: ModelNodeID, _ found: CapturedNode, _ prefix: Int) -> String? {
-        guard Int(found.size) == node.content.count, found.content.count == node.content.count else {
-            return "size \(found.size) with \(found.content.count) bytes instead of \(node.content.count)"
-        }
-        // A sync of overwritten data need not bring the tree forward, but the data is there.
-        let synced = history.steps[returned].tree[id]?.dataSyncedBy ?? 0
-        var first = prefix, expected = node.content
-        if synced > prefix, let later = history.steps[synced].tree[id], later.content.count == expected.count {
-            first = synced
-            expected = later.content
-        }
-        guard found.content != expected else { return nil }
-        let sector = Self.sectorByteCount
-        for start in stride(from: 0, to: expected.count, by: sector) {
-            let range = start..<min(start + sector, expected.count)
-            guard found.content[range] != expected[range] else { continue }
-            if !isLaterVersion(found.content[range], of: id, after: first) {
-                return "wrong data at byte \(start) of \(expected.count)\(describe(found.content[range], id))"
-            }
-        }
-        return nil
-    }
-
-    /// Whether an operation after `first` wrote these bytes in place, or may have left garbage there. What lies behind
-    /// its end of file was zeros.
+    /// Whether an operation after `first` wrote these bytes in place, or may have left garbage there.
     private func isLaterVersion(_ bytes: ArraySlice<UInt8>, of id: ModelNodeID, after first: Int) -> Bool {
         guard first < begun else { return false }
         for step in history.steps[(first + 1)...begun] {
-            let touched = step.inPlace.contains { $0.node == id && $0.range.overlaps(bytes.indices) }
-            guard touched, let content = step.tree[id]?.content else { continue }
-            if admitsGarbage { return true }
-            let part = content[min(bytes.startIndex, content.count)..<min(bytes.endIndex, content.count)]
-            if bytes.elementsEqual(part + repeatElement(0, count: bytes.count - part.count)) { return true }
+            let isWritten = TreeMatch.wrote(
+                bytes, of: id, inPlace: step.inPlace, step.tree, admitsGarbage: admitsGarbage)
+            if isWritten { return true }
         }
         return false
     }
@@ -170,10 +113,4 @@ package struct TreeComparison {
         }
         return ": \(bytes.prefix(8).map { String($0, radix: 16) }.joined(separator: " "))..., never written there"
     }
-
-    private static func text(_ names: some Sequence<[UInt8]>) -> String {
-        "[" + names.map { String(decoding: $0, as: UTF8.self) }.sorted().joined(separator: ", ") + "]"
-    }
-
-    private func octal(_ mode: UInt16) -> String { String(mode, radix: 8) }
 }

@@ -48,6 +48,22 @@ package struct WorkloadProfile: Sendable {
         return profile
     }
 
+    /// Few names and few bytes, so that threads meet.
+    package static func shared(_ operationCount: Int) -> Self {
+        var profile = Self(
+            operationCount,
+            [
+                (.create, 12), (.directory, 4), (.symlink, 2), (.link, 6), (.unlink, 12), (.removeDirectory, 5),
+                (.rename, 10), (.replace, 8), (.exchange, 4), (.append, 8), (.overwrite, 8), (.sparse, 3),
+                (.truncate, 6), (.allocate, 2), (.punch, 2), (.mode, 2), (.attribute, 3), (.removeAttribute, 2),
+                (.sync, 5), (.directorySync, 3), (.syncAll, 2),
+            ])
+        profile.nameCount = 3
+        profile.fileByteCount = 24 << 10
+        profile.writeByteCount = 6 << 10
+        return profile
+    }
+
     /// Data and syncs: what fsync and fdatasync promise.
     package static func data(_ operationCount: Int) -> Self {
         var profile = Self(

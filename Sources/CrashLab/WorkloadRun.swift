@@ -26,7 +26,6 @@ package final class WorkloadRun {
     private var mounted: FileSystem?
     private var numbers: [ModelNodeID: InodeNumber] = [.root: .root]
     private var referenced: Set<ModelNodeID> = []
-    private let caller = Caller(uid: 0, gid: 0, umask: 0)
 
     /// Mounts. The volume on `device` holds what `tree` says.
     package init(on device: any BlockDevice, tree: ModelTree, options: MountOptions) throws(WorkloadFailure) {
@@ -82,75 +81,30 @@ package final class WorkloadRun {
         case .remount:
             try unmount()
             mounted = try FileSystem.mount(on: device, options: options)
-        case .write(let id, let offset, let count, let stamp):
-            let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
-            let done = try system.write(try number(id, tree), at: UInt64(offset), unsafe bytes.span.bytes)
-            guard done == count else { throw .refused("a write of \(count) bytes did \(done)") }
-        case .truncate(let id, let size):
-            var changes = AttributeChanges()
-            changes.size = UInt64(size)
-            try check(try system.setAttributes(of: try number(id, tree), changes).size == UInt64(size), "size")
-        case .allocate(let id, let offset, let count, let keepsSize):
-            try system.allocate(
-                try number(id, tree), at: UInt64(offset), count: UInt64(count), mode: keepsSize ? .keepSize : [])
-        case .punch(let id, let offset, let count):
-            try system.allocate(
-                try number(id, tree), at: UInt64(offset), count: UInt64(count), mode: [.punchHole, .keepSize])
-        case .changeMode(let id, let mode):
-            var changes = AttributeChanges()
-            changes.mode = mode
-            let answer = try system.setAttributes(of: try number(id, tree), changes)
-            try check(answer.mode & 0o7777 == mode, "mode")
-        case .setAttribute(let id, let name, let value):
-            let number = try number(id, tree)
-            try system.setExtendedAttribute(name, of: number, to: value, create: false, replace: false)
-        case .removeAttribute(let id, let name):
-            try system.removeExtendedAttribute(name, of: try number(id, tree))
         case .hold(let id): _ = try number(id, tree)
         case .release: break
         case .forget(let id): drop(id)
-        case .sync(let id, let dataOnly): try system.sync(try number(id, tree), dataOnly: dataOnly)
-        case .syncAll: try system.syncAll()
-        default: try executeName(operation, tree)
+        default:
+            let answer = try OperationCaller(system).perform(operation) { id throws(Ext4Error) in try number(id, tree) }
+            if let answer { try check(answer, operation, tree) }
         }
     }
 
-    private func executeName(_ operation: Operation, _ tree: ModelTree) throws(Ext4Error) {
+    /// The inode that an operation has made or changed.
+    private func check(_ answer: Attributes, _ operation: Operation, _ tree: ModelTree) throws(Ext4Error) {
         switch operation {
-        case .create(let parent, let name, let mode):
-            let answer = try system.createFile(
-                try FileName(name), in: try number(parent, tree), mode: 0o100000 | mode, caller: caller)
-            try made(answer, 0o100000 | mode, tree)
-        case .makeNode(let parent, let name, let mode, let major, let minor):
-            let answer = try system.makeNode(
-                try FileName(name), in: try number(parent, tree), mode: mode, major: major, minor: minor,
-                caller: caller)
-            try made(answer, mode, tree)
-        case .makeDirectory(let parent, let name, let mode):
-            let answer = try system.makeDirectory(
-                try FileName(name), in: try number(parent, tree), mode: 0o040000 | mode, caller: caller)
-            try made(answer, 0o040000 | mode, tree)
-        case .makeSymlink(let parent, let name, let target):
-            let answer = try system.makeSymlink(
-                try FileName(name), in: try number(parent, tree), target: target, caller: caller)
-            try made(answer, 0o120777, tree)
-        case .link(let id, let name, let parent):
-            let number = try number(id, tree)
-            let answer = try system.link(number, as: try FileName(name), in: try self.number(parent, tree))
-            system.forget(number, count: 1)
-            try check(answer.inode == number && Int(answer.linkCount) == (tree[id]?.linkCount ?? 0) + 1, "link count")
-        case .unlink(let parent, let name): try system.unlink(try FileName(name), in: try number(parent, tree))
-        case .removeDirectory(let parent, let name):
-            try system.removeDirectory(try FileName(name), in: try number(parent, tree))
-        case .rename(let parent, let name, let newParent, let newName):
-            try system.rename(
-                try FileName(name), in: try number(parent, tree), to: try FileName(newName),
-                in: try number(newParent, tree), flags: [])
-        case .exchange(let parent, let name, let otherParent, let other):
-            try system.rename(
-                try FileName(name), in: try number(parent, tree), to: try FileName(other),
-                in: try number(otherParent, tree), flags: .exchange)
-        default: break
+        case .truncate(_, let size): try check(answer.size == UInt64(size), "size")
+        case .changeMode(_, let mode): try check(answer.mode & 0o7777 == mode, "mode")
+        case .link(let id, _, _):
+            try check(answer.inode == numbers[id], "inode number")
+            try check(Int(answer.linkCount) == (tree[id]?.linkCount ?? 0) + 1, "link count")
+        default:
+            // The node that the model is about to make.
+            let id = tree.nextNode, node = operation.madeNode
+            numbers[id] = answer.inode
+            referenced.insert(id)
+            try check(answer.mode == node?.mode, "mode")
+            try check(Int(answer.linkCount) == (node?.isDirectory == true ? 2 : 1), "link count")
         }
     }
 
@@ -165,15 +119,6 @@ package final class WorkloadRun {
     }
 
     // MARK: - References
-
-    /// The node that the model is about to make.
-    private func made(_ answer: Attributes, _ mode: UInt16, _ tree: ModelTree) throws(Ext4Error) {
-        let id = tree.nextNode
-        numbers[id] = answer.inode
-        referenced.insert(id)
-        try check(answer.mode == mode, "mode")
-        try check(Int(answer.linkCount) == (mode >> 12 == 4 ? 2 : 1), "link count")
-    }
 
     /// The inode of a node, looked up by name if it has been forgotten.
     private func number(_ id: ModelNodeID, _ tree: ModelTree) throws(Ext4Error) -> InodeNumber {

@@ -56,7 +56,7 @@ final class Scheduling {
     }
 }
 
-/// What a lock is where a scheduler decides: as its threads run one at a time, plain variables do. Writers are preferred.
+/// What a lock is where a scheduler decides: its threads run one at a time, so plain variables do. Writers go first.
 final class ScheduledLock {
     let scheduler: any Scheduler
     private var readerCount = 0, waitingWriterCount = 0

@@ -58,7 +58,7 @@ struct CrashRepro: ParsableCommand {
         guard begun < told.steps.count else { throw .refused("\(history) is not of this log") }
         do throws(Ext4Error) {
             let recovered = try RecoveredState(
-                recovering: disk, told, begun: begun, returned: returned,
+                recovering: disk, begun: begun, returned: returned,
                 admitsGarbage: state.choices.model.disk.leavesGarbage)
             var found = try StructureOracle().complaints(about: recovered)
             for oracle in Oracles.ofTree(told) { found += try oracle.complaints(about: recovered) }

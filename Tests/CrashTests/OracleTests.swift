@@ -14,8 +14,7 @@ import Testing
         var last: Int { history.steps.count - 1 }
 
         func state() throws -> RecoveredState {
-            try RecoveredState(
-                recovering: disk, history, begun: last, returned: last, options: .deterministic())
+            try RecoveredState(recovering: disk, begun: last, returned: last)
         }
     }
 
@@ -61,13 +60,11 @@ import Testing
             work.write("A/foo", at: 0, count: 9000)
             work.syncAll()
         }
-        let state = try RecoveredState(
-            recovering: early.disk, whole.history, begun: whole.last, returned: whole.last,
-            options: .deterministic())
+        let state = try RecoveredState(recovering: early.disk, begun: whole.last, returned: whole.last)
         let complaints = try DurabilityOracle(whole.history).complaints(about: state)
         #expect(complaints.contains { $0.contains("other names") })
         #expect(complaints.contains { $0.contains("/bar") && $0.contains("no such name") })
-        #expect(try !PrefixOracle().complaints(about: state).isEmpty)
+        #expect(try !PrefixOracle(whole.history).complaints(about: state).isEmpty)
     }
 
     /// Each thing that a sync covers is missed by itself.
@@ -127,9 +124,7 @@ import Testing
         var image = try DamagedImage(ImageTree.Kind.ext4.tree())
         let leak = try #require(Damage.all.first { $0.rule == .blockLeaked })
         try leak.body(&image)
-        let leaked = try RecoveredState(
-            recovering: MemoryDevice(image.bytes), recorded.history, begun: 0, returned: 0,
-            options: .deterministic())
+        let leaked = try RecoveredState(recovering: MemoryDevice(image.bytes), begun: 0, returned: 0)
         #expect(try !StructureOracle().complaints(about: leaked).isEmpty)
         #expect(try !UsabilityOracle().complaints(about: leaked).isEmpty)
     }

@@ -51,6 +51,7 @@ import Testing
     }
 
     private static func step(_ seed: UInt64, _ figures: SoakFigures) {
+        if seed.isMultiple(of: 4) { return concurrentStep(seed, figures) }
         do {
             var random = SeededRandom(seed: seed)
             switch Int.random(in: 0..<4, using: &random) {
@@ -69,6 +70,20 @@ import Testing
             }
         } catch {
             figures.add(failure: "seed \(seed): \(error)")
+        }
+    }
+
+    /// Threads in many interleavings, of which power is cut in the first.
+    private static func concurrentStep(_ seed: UInt64, _ figures: SoakFigures) {
+        announce("seed \(seed), threads")
+        for interleaving in 0..<20 as Range<UInt64> {
+            let campaign = ConcurrentCampaign.swarm(seed: seed &+ interleaving, operations: 20...120)
+            do {
+                try figures.add(concurrent: campaign, withCuts: interleaving == 0)
+            } catch {
+                figures.add(
+                    failure: "seed \(seed), interleaving \(interleaving), \(campaign.volume.name): \(error)")
+            }
         }
     }
 

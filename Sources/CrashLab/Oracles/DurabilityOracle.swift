@@ -17,6 +17,7 @@ package struct DurabilityOracle: Oracle {
         var until = Int.max
     }
     private let obligations: [Obligation]
+    private let history: ModelHistory
 
     package init(_ history: ModelHistory) {
         var ended: [Obligation] = [], open: [Obligation] = []
@@ -37,14 +38,15 @@ package struct DurabilityOracle: Oracle {
             }
         }
         obligations = ended + open
+        self.history = history
     }
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
         var result: [String] = []
         for obligation in obligations where obligation.since <= state.returned && state.begun < obligation.until {
-            guard let reason = Self.breach(of: obligation, in: state) else { continue }
+            guard let reason = breach(of: obligation, in: state) else { continue }
             let path = obligation.path.map { "/" + String(decoding: $0, as: UTF8.self) }.joined()
-            let operation = state.history.steps[obligation.since].operation
+            let operation = history.steps[obligation.since].operation
             result.append("not durable: \(path) after step \(obligation.since), \(operation): \(reason)")
         }
         return result
@@ -92,7 +94,7 @@ package struct DurabilityOracle: Oracle {
         path.reduce(.root) { at, name in at.flatMap { tree.child(name, of: $0) } }
     }
 
-    private static func breach(of obligation: Obligation, in state: RecoveredState) -> String? {
+    private func breach(of obligation: Obligation, in state: RecoveredState) -> String? {
         var at: InodeNumber = .root
         for name in obligation.path {
             guard let next = state.tree.nodes[at]?.entries[name] else { return "it has no such name" }
@@ -103,7 +105,7 @@ package struct DurabilityOracle: Oracle {
         if node.isFile {
             guard Int(found.size) == node.content.count else { return "\(found.size) of \(node.content.count) bytes" }
             guard found.content == node.content else { return "other data" }
-            let unit = UInt64(state.history.tree.blockByteCount / 512)
+            let unit = UInt64(history.tree.blockByteCount / 512)
             let allocated = UInt64(node.allocatedBlockCount) * unit
             guard found.sectorCount >= allocated else { return "\(found.sectorCount) of \(allocated) sectors" }
         }

@@ -2,11 +2,13 @@ package import Ext4Format
 
 /// The tree is that of some prefix of the operations, as `TreeComparison` has it.
 package struct PrefixOracle: Oracle {
-    package init() {}
+    private let history: ModelHistory
+
+    package init(_ history: ModelHistory) { self.history = history }
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
         Self.complaints(
-            about: state.tree, state.history, begun: state.begun, returned: state.returned,
+            about: state.tree, history, begun: state.begun, returned: state.returned,
             admitsGarbage: state.admitsGarbage)
     }
 

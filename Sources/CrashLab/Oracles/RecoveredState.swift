@@ -2,7 +2,7 @@ package import BlockIO
 package import Ext4Format
 package import FileSystem
 
-/// A disk that a power cut left, what a recovery made of it, and the operations that it comes from.
+/// A disk that a power cut left, and what a recovery made of it.
 package struct RecoveredState: Sendable {
     /// As the power cut left it. Nobody writes it.
     package let crashed: any BlockDevice
@@ -10,8 +10,7 @@ package struct RecoveredState: Sendable {
     package let recovered: OverlayDevice
     /// What the mount showed.
     package private(set) var tree: CapturedTree
-    package let history: ModelHistory
-    /// The last operations that had begun, and that had returned, when the power went.
+    /// How many operations had begun, and had returned, when the power went.
     package let begun: Int, returned: Int
     package let options: MountOptions
     /// The disk leaves garbage where a write in place was on its way.
@@ -20,11 +19,10 @@ package struct RecoveredState: Sendable {
     /// Mounts an overlay of `crashed`, reads everything and unmounts. `options` drive the journal by hand and fix what
     /// could differ from run to run.
     package init(
-        recovering crashed: any BlockDevice, _ history: ModelHistory, begun: Int, returned: Int,
-        options: MountOptions = .deterministic(), admitsGarbage: Bool = false
+        recovering crashed: any BlockDevice, begun: Int, returned: Int, options: MountOptions = .deterministic(),
+        admitsGarbage: Bool = false
     ) throws(Ext4Error) {
         self.crashed = crashed
-        self.history = history
         self.begun = begun
         self.returned = returned
         self.options = options

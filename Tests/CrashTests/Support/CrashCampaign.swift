@@ -69,10 +69,8 @@ struct CrashCampaign: Sendable {
     }
 
     private func states(_ model: CrashModel) -> [CrashState] {
-        let sample = TraceSample(model)
-        var random = SeededRandom(seed: seed)
-        return random.sample(sample.boundaries, count: boundaries)
-            + sample.inner(seed: seed, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
+        TraceSample(model).states(
+            seed: seed, boundaries: boundaries, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
     }
 
     /// Checks the sampled states and records an issue for each of the first few that are wrong.
@@ -113,20 +111,12 @@ struct CrashCampaign: Sendable {
         let model = try CrashModel(base: base, events: outcome.events, disk: disk)
         let checker = try StateChecker(
             history: outcome.history, progress: WorkloadProgress(outcome.events), base: outcome.base)
-        let kept = KeptTrace(outcome)
-        var failures: [String] = []
-        var count = 0
-        model.forEach(states(model)) { state, image in
-            guard failures.count < limit else { return }
-            count += 1
-            let problems = checker.problems(state, image, deep: disk.honoursFlush && count % deepEvery == 1)
-            if problems.isEmpty { return }
-            let (begun, _) = checker.progress.at(state.epoch.event)
-            let story = (max(0, begun - 6)...begun).filter { $0 < outcome.history.steps.count }
-                .map { "  step \($0): \(outcome.history.steps[$0].operation)" }
-            let lines = problems + story + [kept.note(state)]
-            failures.append("\(state):\n\(lines.joined(separator: "\n"))")
+        let steps = outcome.history.steps
+        return checker.failures(
+            of: model, at: states(model), deepEvery: disk.honoursFlush ? deepEvery : nil, stopAfter: limit,
+            KeptTrace(outcome)
+        ) { begun in
+            (max(0, begun - 6)...begun).filter { $0 < steps.count }.map { "  step \($0): \(steps[$0].operation)" }
         }
-        return (failures, count)
     }
 }

@@ -3,14 +3,24 @@ import CrashLab
 import Foundation
 
 /// Keeps what it takes to see a failing state again without the test, when there is one: the log, the disk before it
-/// and the history, in a folder of JEXT4_FAILURES (jext4-failures in TMPDIR) that bears the digest of the trace.
+/// and the history, if a command can read it, in a folder of JEXT4_FAILURES (jext4-failures in TMPDIR) that bears the
+/// digest of the trace.
 final class KeptTrace: Sendable {
-    private let outcome: CrashCampaign.Outcome
+    private let events: [Trace.Event]
+    private let base: [UInt8]
+    private let history: String?
     private let digest: String
 
-    init(_ outcome: CrashCampaign.Outcome) {
-        self.outcome = outcome
-        digest = CrashModel.digest(outcome.events)
+    convenience init(_ outcome: CrashCampaign.Outcome) {
+        self.init(outcome.events, base: outcome.base, history: outcome.history.text)
+    }
+
+    /// `base` is the disk before the first event. `history` nil: that of threads, which no command reads.
+    init(_ events: [Trace.Event], base: [UInt8], history: String?) {
+        self.events = events
+        self.base = base
+        self.history = history
+        digest = CrashModel.digest(events)
     }
 
     /// The name of the state, and the command that makes and judges it again.
@@ -18,8 +28,8 @@ final class KeptTrace: Sendable {
         let state = CrashStateName(digest: digest, disk: disk, epoch: epoch, picks: picks)
         do {
             let folder = try folder()
-            return "  state \(state)\n  jext4-replay crash repro \(state) \(folder)/run.log --base \(folder)/base.img "
-                + "--history \(folder)/history"
+            return "  state \(state)\n  jext4-replay crash repro \(state) \(folder)/run.log --base \(folder)/base.img"
+                + (history == nil ? "" : " --history \(folder)/history")
         } catch { return "  state \(state), which could not be kept: \(error)" }
     }
 
@@ -36,10 +46,10 @@ final class KeptTrace: Sendable {
         let folder = "\(named ?? NSTemporaryDirectory() + "/jext4-failures")/\(digest)"
         try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
         let writer = try WriteLogWriter(path: "\(folder)/run.log", sectorByteCount: 512)
-        writer.keep(outcome.events)
+        writer.keep(events)
         try writer.close()
-        try Data(outcome.base).write(to: URL(fileURLWithPath: "\(folder)/base.img"))
-        try Data(outcome.history.text.utf8).write(to: URL(fileURLWithPath: "\(folder)/history"))
+        try Data(base).write(to: URL(fileURLWithPath: "\(folder)/base.img"))
+        if let history { try Data(history.utf8).write(to: URL(fileURLWithPath: "\(folder)/history")) }
         return folder
     }
 }

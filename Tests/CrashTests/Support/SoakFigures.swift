@@ -9,6 +9,8 @@ final class SoakFigures: Sendable {
 
     private struct State {
         var random = 0, short = 0, explored = 0
+        /// Runs of concurrent workloads.
+        var interleavings = 0
         /// States that were drawn, recovered and judged with the help of programs.
         var sampled = 0
         var epochs = 0, openUnits = 0, widest = 0, complete = 0
@@ -29,6 +31,17 @@ final class SoakFigures: Sendable {
         let found = try campaign.failures()
         state.withLock { state in
             if kind == .short { state.short += 1 } else { state.random += 1 }
+            state.sampled += found.stateCount
+            state.failures += found.list
+        }
+    }
+
+    /// One interleaving of threads; `withCuts`: and the disks that power cuts leave.
+    func add(concurrent campaign: ConcurrentCampaign, withCuts: Bool) throws {
+        let found = withCuts ? try campaign.failures() : (list: [], stateCount: 0)
+        if !withCuts { _ = try campaign.record() }
+        state.withLock { state in
+            state.interleavings += 1
             state.sampled += found.stateCount
             state.failures += found.list
         }
@@ -69,6 +82,7 @@ final class SoakFigures: Sendable {
         let mean = state.epochs > 0 ? Double(state.openUnits) / Double(state.epochs) : 0
         let rows = [
             ("workloads: random, short, explored", "-", "\(state.random), \(state.short), \(state.explored)"),
+            ("interleavings of threads", "-", "\(state.interleavings)"),
             ("states drawn and judged by all, e2fsck and libext2fs too", "-", "\(state.sampled)"),
             ("epochs explored, of them completely", "all", "\(state.epochs), \(state.complete)"),
             ("epoch width in units of 512 bytes: mean, most", "-", String(format: "%.1f, %d", mean, state.widest)),

@@ -6,16 +6,19 @@ import Glibc
 
 /// Judges crash states: recovers each, and asks the oracles.
 struct StateChecker {
-    let history: ModelHistory
     let progress: WorkloadProgress
     private let always: [any Oracle], sometimes: [any Oracle]
     private let image = TemporaryFile("state")
 
     /// `base` is the volume as it was made.
     init(history: ModelHistory, progress: WorkloadProgress, base: [UInt8]) throws {
-        self.history = history
+        try self.init(Oracles.ofTree(history), progress: progress, base: base)
+    }
+
+    /// `always`: what judges the tree of every state.
+    init(_ always: [any Oracle], progress: WorkloadProgress, base: [UInt8]) throws {
         self.progress = progress
-        always = Oracles.ofTree(history)
+        self.always = always
         sometimes = try Oracles.thatRecover(MemoryDevice(base))
     }
 
@@ -23,7 +26,7 @@ struct StateChecker {
     func problems(_ cut: CrashState, _ disk: OverlayDevice, deep: Bool) -> [String] {
         do {
             let (begun, returned) = progress.at(cut.epoch.event)
-            let state = try RecoveredState(recovering: disk, history, begun: begun, returned: returned)
+            let state = try RecoveredState(recovering: disk, begun: begun, returned: returned)
             var problems = try always.flatMap { try $0.complaints(about: state) }
             problems += try Structure.complaints(of: state.recovered).map { "after our recovery: \($0)" }
             guard problems.isEmpty, deep else { return problems }
@@ -31,6 +34,25 @@ struct StateChecker {
         } catch {
             return ["\(error)"]
         }
+    }
+
+    /// What is wrong, state by state, until `limit` states are, and how many were looked at. Every `deepEvery`-th is
+    /// asked everything. `story` gives the lines about the operations around the last that had begun.
+    func failures(
+        of model: CrashModel, at states: [CrashState], deepEvery: Int?, stopAfter limit: Int, _ kept: KeptTrace,
+        story: (_ begun: Int) -> [String]
+    ) -> (failures: [String], stateCount: Int) {
+        var failures: [String] = []
+        var count = 0
+        model.forEach(states) { state, image in
+            guard failures.count < limit else { return }
+            count += 1
+            let problems = problems(state, image, deep: deepEvery.map { count % $0 == 1 } ?? false)
+            if problems.isEmpty { return }
+            let lines = problems + story(progress.at(state.epoch.event).begun) + [kept.note(state)]
+            failures.append("\(state):\n\(lines.joined(separator: "\n"))")
+        }
+        return (failures, count)
     }
 
     /// Mounts, which replays the log, reads everything and unmounts.
@@ -71,5 +93,14 @@ struct StateChecker {
         guard complaints.isEmpty else { return complaints.map { "after the kernel's replay: \($0)" } }
         let theirs = try recover(replayed)
         return theirs.withoutAllocation == tree.withoutAllocation ? [] : ["the kernel's replay gives another tree"]
+    }
+}
+
+extension TraceSample {
+    /// At most `boundaries` of the boundaries, and so many others of each kind.
+    func states(seed: UInt64, boundaries: Int, prefixes: Int, inFlight: Int, subsets: Int) -> [CrashState] {
+        var random = SeededRandom(seed: seed)
+        return random.sample(self.boundaries, count: boundaries)
+            + inner(seed: seed, prefixes: prefixes, inFlight: inFlight, subsets: subsets)
     }
 }

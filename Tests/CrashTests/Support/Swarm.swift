@@ -49,3 +49,23 @@ extension CrashCampaign {
         return campaign
     }
 }
+
+extension ConcurrentCampaign {
+    /// All that chance decides, by one seed: the volume, the threads, and how often they take turns.
+    static func swarm(seed: UInt64, operations: ClosedRange<Int>) -> ConcurrentCampaign {
+        var random = SeededRandom(seed: seed)
+        let volume = TestVolume.swarm(&random)
+        var profile = WorkloadProfile.shared(Int.random(in: operations, using: &random))
+        profile.weights = profile.weights.filter { $0.call == .create || !random.once(in: 5) }
+        // Some directories grow, and some files leave the first blocks of their extent trees.
+        if random.once(in: 4) { (profile.nameCount, profile.nameByteCounts) = (60, 40...200) }
+        if random.once(in: 4) { (profile.fileByteCount, profile.writeByteCount) = (256 << 10, 64 << 10) }
+        if random.once(in: 3) { profile.totalByteCount = volume.byteCount }
+        var workload = ConcurrentWorkload(
+            seed: seed, threadCount: Int.random(in: 2...4, using: &random), profile: profile)
+        workload.switchRate = [1, 2, 4, 16].randomElement(using: &random)!
+        var campaign = ConcurrentCampaign(volume: volume, workload)
+        campaign.sequence = [nil, nil, 0xFFFF_FFF0, 0x7FFF_FFF0].randomElement(using: &random)!
+        return campaign
+    }
+}

@@ -1,0 +1,70 @@
+import BlockIO
+import CrashLab
+import Testing
+
+/// Threads that work on the same directories and files, in interleavings that a seed chooses.
+@Suite struct ConcurrentWorkloadTests {
+    private static func campaign(_ seed: UInt64, threads: Int = 3, operations: Int = 25) -> ConcurrentCampaign {
+        ConcurrentCampaign(
+            volume: .small, ConcurrentWorkload(seed: seed, threadCount: threads, profile: .shared(operations)))
+    }
+
+    private static func lines(_ events: [Trace.Event]) -> [String] { events.map { "\($0)" } }
+
+    /// A seed is all that a failure needs to be met again: it decides every byte and the place of every request.
+    @Test func aSeedGivesTheSameTraceEveryTime() throws {
+        let first = try Self.campaign(1).record(), again = try Self.campaign(1).record()
+        #expect(Self.lines(first.events) == Self.lines(again.events))
+        let other = try Self.campaign(2).record()
+        #expect(Self.lines(first.events) != Self.lines(other.events))
+    }
+
+    /// P1 and P2 where calls overlap: what a sync covered is there, and the tree is that of an order of the calls.
+    @Test(arguments: 1...3) func everyCutLeavesWhatSomeOrderOfTheCallsDoes(seed: Int) throws {
+        let found = try Self.campaign(UInt64(seed)).failures()
+        #expect(found.list.isEmpty && found.stateCount > 20, "\(found.list.joined(separator: "\n"))")
+    }
+
+    /// On volumes of all kinds nobody waits for ever, and every answer is that of some order of the calls.
+    @Test func noInterleavingIsADeadlockOrAnswersWrongly() throws {
+        for seed in 1...20 as ClosedRange<UInt64> {
+            #expect(throws: Never.self, "seed \(seed)") {
+                _ = try ConcurrentCampaign.swarm(seed: seed, operations: 10...40).record()
+            }
+        }
+    }
+
+    // MARK: - The judge can say no
+
+    /// A device that promises to flush and does not loses calls that a sync covered.
+    @Test func aDeviceThatIgnoresFlushesIsCaught() throws {
+        let campaign = Self.campaign(1)
+        var disk = DiskModel()
+        disk.honoursFlush = false
+        let failures = try campaign.check(try campaign.record(), disk, stopAfter: 3).failures
+        #expect(failures.count == 3)
+    }
+
+    private static let name = Array("name".utf8)
+
+    /// Of two threads that make one name, one succeeds, whichever it is.
+    @Test(arguments: [true, false]) func calledTogetherOneOfTwoSucceeds(isFirst: Bool) {
+        var history = ConcurrentHistory(ModelTree(blockByteCount: 1024), threadCount: 2)
+        let calls = (0..<2).map { history.begin(.create(.root, Self.name, mode: 0o600), thread: $0) }
+        let isExplained = history.finish(calls[0], failure: isFirst ? nil : 17)
+        var other = history
+        let isSameExplained = other.finish(calls[1], failure: isFirst ? nil : 17)
+        let isOtherExplained = history.finish(calls[1], failure: isFirst ? 17 : nil)
+        #expect(isExplained && !isSameExplained && isOtherExplained)
+    }
+
+    /// One after the other there is only one order: the second cannot succeed.
+    @Test func calledInTurnTheSecondFails() {
+        var history = ConcurrentHistory(ModelTree(blockByteCount: 1024), threadCount: 2)
+        let first = history.begin(.create(.root, Self.name, mode: 0o600), thread: 0)
+        let isExplained = history.finish(first, failure: nil)
+        let second = history.begin(.create(.root, Self.name, mode: 0o600), thread: 1)
+        let isSecondExplained = history.finish(second, failure: nil)
+        #expect(isExplained && !isSecondExplained)
+    }
+}
