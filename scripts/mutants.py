@@ -6,8 +6,8 @@ in JEXT4_MUTANT. The sources themselves know nothing of it: a fault is a piece o
 and what takes its place, where MUTANT is the switch. Prints what was caught and by which tests, and what was missed.
   mutants.py [--list] [--only NAME]... [--laboratory]
 With --laboratory only the exploration of crash states by lazy choice looks for the fault, and says after how many
-runs of recovery it has found damage. It sees what a power cut makes of a fault, and none that needs a damaged log or an
-error of the device.
+runs of recovery it has found damage. It sees what power cuts and errors of the device make of a fault; those that make
+no difference then are named in BLIND, with the reason.
 """
 import argparse
 import os
@@ -34,7 +34,7 @@ JOURNAL = "JournalTests"
 CRASH = "PowerCutTests"
 FAST = "FastCommitTests"
 FAULTS = "DeviceErrorTests|ErrorRecordTests"
-LABORATORY = "LazyRecoveryTests/everyStateHoldsWhatWasAcknowledged"
+LABORATORY = "LaboratoryTests"
 
 # (name, file below Sources, text, what takes its place, the tests that should catch it)
 MUTANTS = [
@@ -104,9 +104,8 @@ MUTANTS = [
     ("an abort is not recorded in the super block", "FileSystem/Volume/ErrorRecord.swift",
      "try file.write(errors, hasChecksums: hasChecksums)",
      "if !MUTANT { try file.write(errors, hasChecksums: hasChecksums) }", FAULTS),
-    ("the replay loses the record of an error", "FileSystem/Volume/Mount.swift",
-     "recorded.errors.count > volume.superBlock.errors.count",
-     "!MUTANT, recorded.errors.count > volume.superBlock.errors.count", FAULTS),
+    ("the replay loses the record of an error", "FileSystem/Volume/SuperBlockFile.swift",
+     "if earlier.count > now.errors.count {", "if !MUTANT, earlier.count > now.errors.count {", FAULTS),
     ("the journal forgets its error before the flag is durable", "FileSystem/Volume/Mount.swift",
      "            try volume.journal?.sync()\n            try volume.journal?.clear",
      "            if !MUTANT { try volume.journal?.sync() }\n            try volume.journal?.clear", FAULTS),
@@ -186,6 +185,22 @@ MUTANTS = [
      "if !MUTANT { record.countDirectoryLink(subdirectories.signum()) }", FAST),
 ]
 
+# What no crash test can see: a part of the name, and why.
+ORDER = "what a checksum would tell is torn only where a flush was left out"
+BLIND = {
+    "handles are not waited for": "it takes two threads",
+    "commit times may run backwards": "the clock of the tests stands still, and only others look at it",
+    "an abort leaves no s_errno": "the super block records the error as well",
+    "a shutdown does not end the writing": "what is written all the same is a later prefix",
+    "the checksum of a logged block": ORDER,
+    "the checksum of a commit block": ORDER,
+    "the checksum of a descriptor": ORDER,
+    "a home inside the log": "no log of ours says so",
+    "damage in the middle": "a power cut leaves none",
+    "the checksum of a fast commit": "the logs with fast commits are whole",
+    "fast commits of another transaction": "the logs with fast commits are whole",
+}
+
 
 def run(*command, **options):
     return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -236,8 +251,9 @@ def test(tree, scratch, tests, number):
     if done.returncode == 0:
         return "with 0 tests" not in output, "no test ran"
     found = [line for line in output.splitlines() if line.startswith("laboratory: ")]
-    if found:
-        return False, found[0].removeprefix("laboratory: ")
+    damage = [line.removeprefix("laboratory: ") for line in found if "damage after" in line]
+    if damage:
+        return False, damage[0]
     issues = [line for line in output.splitlines() if "Test " in line and "recorded an issue" in line]
     failed = [line.split("Test ", 1)[1] for line in issues]
     return False, failed[0].split(" recorded")[0] if failed else "a crash"
@@ -263,9 +279,14 @@ def main():
         good, reason = test(tree, scratch, tests, 0)
         if not good:
             sys.exit(f"mutants: {tests} fails without a fault: {reason}")
-    missed = []
+    missed, blind = [], 0
     for number, (name, _, _, _, tests) in mutants:
         if options.only and not any(word in name for word in options.only):
+            continue
+        reason = next((why for part, why in BLIND.items() if part in name), None)
+        if options.laboratory and reason:
+            blind += 1
+            print(f"blind   {name}: {reason}", flush=True)
             continue
         start = time.monotonic()
         for group in sorted(groups, key=lambda group: group != tests):
@@ -279,7 +300,7 @@ def main():
         else:
             print(f"caught  {name}: {group}, {reason} ({seconds:.0f} s)", flush=True)
     count = len(mutants) if not options.only else sum(any(word in m[1][0] for word in options.only) for m in mutants)
-    print(f"{count - len(missed)} of {count} mutants caught")
+    print(f"{count - len(missed) - blind} of {count - blind} mutants caught")
     return 1 if missed else 0
 
 

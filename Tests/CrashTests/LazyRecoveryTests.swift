@@ -42,44 +42,4 @@ import Testing
             "lazy recovery: \(volume.name), \(model.epochs.count) epochs, up to 2^\(Int(widest)) states in one, "
                 + "\(paths) paths, \(external) checked by e2fsck")
     }
-
-    /// P1 and P2 with names and data: whatever was acknowledged is in every state, and nothing is there in part.
-    @Test(arguments: [TestVolume.small]) func everyStateHoldsWhatWasAcknowledged(volume: TestVolume) throws {
-        let outcome = try CrashCampaign(seed: 909, volume: volume, profile: .mixed(40)).record()
-        let clock = ContinuousClock(), start = clock.now
-        let found = try Self.failures(outcome, DiskModel(), stopAfter: 1)
-        let kept = KeptTrace(outcome)
-        for failure in found.failures { Issue.record("\(volume.name), \(kept.report(failure, DiskModel()))") }
-        print("laboratory: \(found.failures.count) failures in \(found.paths) runs, \(clock.now - start)")
-        #expect(found.complete > found.epochs * 9 / 10, "\(found.complete) of \(found.epochs) epochs are complete")
-    }
-
-    /// Neither flushes nor FUA may be left out: both times the exploration must find a state that is wrong.
-    @Test(arguments: [true, false]) func aDiskThatBreaksItsPromiseIsCaught(flush: Bool) throws {
-        let outcome = try CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record()
-        var disk = DiskModel()
-        disk.honoursFlush = !flush
-        disk.honoursFUA = flush
-        let found = try Self.failures(outcome, disk, stopAfter: 1)
-        #expect(!found.failures.isEmpty)
-        print("control: \(flush ? "flushes" : "FUA") ignored, caught after \(found.paths) runs of recovery")
-    }
-
-    private static func failures(
-        _ outcome: CrashCampaign.Outcome, _ disk: DiskModel, stopAfter limit: Int
-    ) throws -> (failures: [EpochResult.Failure], paths: Int, complete: Int, epochs: Int) {
-        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events, disk: disk)
-        let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
-        var explorer = EpochExplorer(model, judge: judge)
-        explorer.pathLimit = 64
-        explorer.failureLimit = limit
-        var failures: [EpochResult.Failure] = [], paths = 0, complete = 0
-        for epoch in model.epochs where failures.count < limit {
-            let result = explorer.explore(epoch)
-            failures += result.failures
-            paths += result.pathCount
-            complete += result.isComplete ? 1 : 0
-        }
-        return (failures, paths, complete, model.epochs.count)
-    }
 }

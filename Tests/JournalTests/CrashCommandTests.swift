@@ -55,6 +55,20 @@ import Testing
         #expect(try replay(words).status == 0)
     }
 
+    /// A disk that leaves garbage has states that no other has, and they have names like any.
+    @Test func garbageIsThereWhereItIsAskedFor() throws {
+        let log = try Self.log()
+        let check = "test \(Self.byte(1)) = 0 || test \(Self.byte(1)) = 1"
+        let words = ["crash", "explore", "--size", "4096", "--check", check, log.path]
+        #expect(try replay(words).status == 0)
+        let found = try replay(words + ["--garbage"])
+        #expect(found.status == 4 && found.output.contains("-any512+garbage-0-2x1"), "\(found.output)")
+        let name = try #require(found.output.split(whereSeparator: \.isWhitespace).first { $0.hasSuffix("-0-2x1") })
+        let again = try replay("crash", "repro", "--size", "4096", "--check", check, String(name), log.path)
+        #expect(again.status == 4)
+        #expect(try replay(words + ["--garbage", "--order", "completion"]).status == 16)
+    }
+
     /// A checker that was killed has not approved of anything.
     @Test func aKilledCheckerIsAFailure() throws {
         let log = try Self.log()

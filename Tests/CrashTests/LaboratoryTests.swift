@@ -1,0 +1,232 @@
+import BlockIO
+import CrashLab
+import Ext4Format
+import FileSystem
+import Testing
+
+/// Whole volumes in every state of every epoch, by lazy choice: what `scripts/mutants.py --laboratory` has to find each
+/// mutant with. Each part prints what it explored.
+@Suite struct LaboratoryTests {
+    /// What was explored, and the first failure.
+    private struct Result {
+        let part: String
+        private let clock = ContinuousClock()
+        private let start = ContinuousClock().now
+        private var runs = 0, epochs = 0, complete = 0
+        private var log2States = 0.0
+        private var failure: (outcome: CrashCampaign.Outcome, found: EpochResult.Failure, disk: DiskModel)?
+
+        init(_ part: String) { self.part = part }
+
+        mutating func explore(
+            _ outcome: CrashCampaign.Outcome, _ judge: some CrashJudge, _ disk: DiskModel = DiskModel(),
+            from event: Int = 0, limit: Int = 64
+        ) throws {
+            let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events, disk: disk)
+            var explorer = EpochExplorer(model, judge: judge)
+            explorer.pathLimit = limit
+            explorer.failureLimit = 1
+            for epoch in model.epochs where epoch.event >= event && failure == nil {
+                let found = explorer.explore(epoch)
+                runs += found.pathCount
+                epochs += 1
+                complete += found.isComplete ? 1 : 0
+                log2States = max(log2States, found.log2StateCount)
+                failure = found.failures.first.map { (outcome, $0, disk) }
+            }
+        }
+
+        mutating func explore(
+            _ outcome: CrashCampaign.Outcome, _ disk: DiskModel = DiskModel(), from event: Int = 0, limit: Int = 64
+        ) throws {
+            let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
+            try explore(outcome, judge, disk, from: event, limit: limit)
+        }
+
+        var isDamaged: Bool { failure != nil }
+        private var figures: String {
+            "\(runs) runs, up to 2^\(Int(log2States)) states each epoch, \(clock.now - start)"
+        }
+
+        /// Says what there was. True: nothing was found.
+        func isClean() -> Bool {
+            guard let failure else {
+                print("laboratory: \(part), nothing in \(figures)")
+                return runs > 0 && complete > epochs * 8 / 10
+            }
+            print("laboratory: \(part), damage after \(figures): \(failure.found.problems.first ?? "")")
+            Issue.record("\(KeptTrace(failure.outcome).report(failure.found, failure.disk))")
+            return false
+        }
+
+        /// Says how soon a control has failed, as it must. False: it has not.
+        func isCaught() -> Bool {
+            print("control: \(part), \(isDamaged ? "damage after" : "nothing in") \(figures)")
+            return isDamaged
+        }
+    }
+
+    /// P1 and P2 with names and data: whatever was acknowledged is in every state, and nothing is there in part.
+    @Test func everyStateHoldsWhatWasAcknowledged() throws {
+        var result = Result("names and data")
+        try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record())
+        let isClean = result.isClean()
+        #expect(isClean)
+    }
+
+    /// Neither flushes nor FUA may be left out: both times the exploration must find a state that is wrong.
+    @Test(arguments: [true, false]) func aDiskThatBreaksItsPromiseIsCaught(flush: Bool) throws {
+        var disk = DiskModel()
+        disk.honoursFlush = !flush
+        disk.honoursFUA = flush
+        var result = Result("\(flush ? "flushes" : "FUA") ignored")
+        try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record(), disk)
+        let isCaught = result.isCaught()
+        #expect(isCaught)
+    }
+
+    /// P3 on a full volume, where what one file gives up the next one takes: the first is whole as long as its removal
+    /// may be undone.
+    @Test func everyStateOfAFullVolumeShowsNoOtherFile() throws {
+        var work = WorkloadBuilder(ModelTree(blockByteCount: 1024))
+        work.create("room")
+        work.write("room", at: 0, count: 40 << 10)
+        work.create("filler")
+        // As much as there is: what does not fit does not happen.
+        for (count, size) in [(24, 256 << 10), (16, 16 << 10), (16, 1 << 10)] {
+            for piece in 0..<count { work.allocate("filler", at: piece * size, count: size, keepsSize: true) }
+        }
+        work.unlink("room")
+        work.syncAll()
+        for round in 0..<3 {
+            work.create("old\(round)")
+            work.write("old\(round)", at: 0, count: 24 << 10)
+            work.syncAll()
+            work.unlink("old\(round)")
+            work.create("new\(round)")
+            work.write("new\(round)", at: 0, count: 24 << 10)
+            work.syncAll()
+            work.unlink("new\(round)")
+        }
+        var result = Result("a full volume")
+        let volume = TestVolume("full", block: 1024, mebibytes: 6, journal: 1, "-m", "0", "-N", "64")
+        let outcome = try CrashCampaign(seed: 1, volume: volume, operations: work.operations).record()
+        // Behind the filling there are eight operations a round, and the unmount.
+        let filled = "end \(outcome.history.steps.count - 26)"
+        let begin = try #require(outcome.events.firstIndex { if case .mark(filled) = $0 { true } else { false } })
+        try result.explore(outcome, from: begin)
+        let isClean = result.isClean()
+        #expect(isClean)
+    }
+
+    /// P5: the n-th write or flush of the journal fails once. What was acknowledged before is there, what was asked for
+    /// afterwards was refused, and the volume tells of the error.
+    @Test func everyStateOfAnAbortedVolumeHoldsWhatWasAcknowledged() throws {
+        var result = Result("errors of the device"), abortCount = 0
+        for (operation, ordinal) in [(FaultyDevice.Operation.write, 1), (.write, 4), (.flush, 1), (.flush, 2)] {
+            let (outcome, failed, isAborted) = try Self.aborted(operation, ordinal)
+            try result.explore(outcome, from: failed, limit: 32)
+            guard !result.isDamaged else { break }
+            // Where the data of a file failed the volume goes on.
+            guard isAborted else { continue }
+            abortCount += 1
+            let trace = Trace()
+            let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
+            let end = EpochChoices(model, try #require(model.epochs.last))
+            let image = try contents(LazyDevice(end, picks: end.landed(at: end.epoch.event)))
+            let device = RecordingDevice(OverlayDevice(over: MemoryDevice(image)), recorder: trace)
+            let system = try FileSystem.mount(on: device, options: .deterministic())
+            let mounted = trace.events.count
+            try system.unmount()
+            let next = CrashCampaign.Outcome(history: outcome.history, events: trace.events, base: image)
+            try result.explore(next, ErrorJudge(mounted: mounted), limit: 32)
+        }
+        let isClean = result.isClean()
+        #expect(isClean && abortCount > 1)
+    }
+
+    /// The recovered volume bears the mark of an error, and remembers which once a mount has returned. (A power cut
+    /// while that mount replays may cost what is remembered, and not the mark.)
+    private struct ErrorJudge: CrashJudge {
+        let mounted: Int
+
+        func recover(_ disk: any BlockDevice) throws(Ext4Error) { try StructureJudge().recover(disk) }
+
+        func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+            do throws(Ext4Error) {
+                let volume = try OfflineVolume(on: disk)
+                var problems = StructureJudge().problems(of: disk, in: epoch)
+                if !volume.superBlock.state.contains(.hasErrors) { problems.append("s_state bears no error") }
+                if epoch.event >= mounted, volume.superBlock.errors.count == 0 {
+                    problems.append("no error is recorded")
+                }
+                return problems
+            } catch { return ["\(error)"] }
+        }
+    }
+
+    /// A workload that meets an error and goes on, as far as it is let; and where it met it.
+    private static func aborted(
+        _ operation: FaultyDevice.Operation, _ ordinal: Int
+    ) throws -> (CrashCampaign.Outcome, failed: Int, isAborted: Bool) {
+        let base = try TestVolume.small.make()
+        let trace = Trace()
+        let faulty = FaultyDevice(OverlayDevice(over: MemoryDevice(base)))
+        let run = try WorkloadRun(
+            on: RecordingDevice(faulty, recorder: trace), tree: ModelTree(blockByteCount: 1024),
+            options: .deterministic())
+        var work = WorkloadBuilder(ModelTree(blockByteCount: 1024))
+        for name in ["a", "b", "c", "d"] {
+            work.create(name)
+            work.write(name, at: 0, count: 3000)
+            work.sync(name)
+        }
+        var failed = 0
+        for (index, step) in work.operations.enumerated() {
+            if index == 6 {
+                failed = trace.events.count
+                faulty.arm(.init(operation, ordinal: ordinal))
+            }
+            _ = try? run.perform(step)
+        }
+        let isAborted = run.system.abortCause != nil
+        try? run.system.unmount()
+        // Stands for the last call, which had begun and was refused.
+        var history = run.history
+        history.append(.syncAll)
+        return (CrashCampaign.Outcome(history: history, events: trace.events, base: base), failed, isAborted)
+    }
+
+    /// P2 for fast commits that Linux wrote: whatever cuts their replay short, the next one ends as it would have.
+    @Test(arguments: FastCommitTests.fixtures) func everyCutOfAReplayOfFastCommitsIsMended(
+        fixture: FastCommitTests.Fixture
+    ) throws {
+        let base = try fixture.load()
+        let trace = Trace()
+        let tree = try StateChecker.recover(RecordingDevice(OverlayDevice(over: base), recorder: trace))
+        let outcome = CrashCampaign.Outcome(
+            history: ModelHistory(ModelTree(blockByteCount: 1024)), events: trace.events, base: base.bytes)
+        var result = Result("replay of \(fixture.name)")
+        try result.explore(outcome, TreeJudge(tree: tree), limit: 128)
+        let isClean = result.isClean()
+        #expect(isClean)
+    }
+
+    /// The recovered volume is whole and holds this tree.
+    private struct TreeJudge: CrashJudge {
+        let tree: CapturedTree
+
+        func recover(_ disk: any BlockDevice) throws(Ext4Error) { try StructureJudge().recover(disk) }
+
+        func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+            let problems = StructureJudge().problems(of: disk, in: epoch)
+            guard problems.isEmpty else { return problems }
+            do throws(Ext4Error) {
+                var options = MountOptions.deterministic()
+                options.readOnly = true
+                let found = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
+                return found == tree ? [] : ["another tree"]
+            } catch { return ["\(error)"] }
+        }
+    }
+}
