@@ -12,8 +12,10 @@ no difference then are named in BLIND, with the reason.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -240,23 +242,35 @@ def make_copy(mutants):
 
 
 def test(tree, scratch, tests, number):
-    """Whether the tests pass, and the first that does not."""
+    """Whether the tests pass, and the first that does not. The laboratory ends with the first damage."""
     environment = dict(os.environ, JEXT4_MUTANT=str(number), SWIFT_BACKTRACE="enable=no")
-    try:
-        done = run("swift", "test", "--skip-build", "--disable-xctest", "--package-path", tree, "--scratch-path",
-                   scratch, "--filter", tests, env=environment, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
+    command = ["swift", "test", "--skip-build", "--disable-xctest", "--package-path", tree, "--scratch-path", scratch,
+               "--filter", tests]
+    output = []
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          env=environment, start_new_session=True, errors="replace", text=True) as process:
+        timer = threading.Timer(LIMIT, end, (process,))
+        timer.start()
+        try:
+            for line in process.stdout:
+                output.append(line.rstrip())
+                if line.startswith("laboratory: ") and "damage after" in line:
+                    end(process)
+                    return False, line.strip().removeprefix("laboratory: ")
+        finally:
+            timer.cancel()
+    if process.returncode == 0:
+        return "with 0 tests" not in " ".join(output), "no test ran"
+    if process.returncode == -signal.SIGKILL:
         return False, f"no end in {LIMIT} s"
-    output = done.stdout.decode(errors="replace")
-    if done.returncode == 0:
-        return "with 0 tests" not in output, "no test ran"
-    found = [line for line in output.splitlines() if line.startswith("laboratory: ")]
-    damage = [line.removeprefix("laboratory: ") for line in found if "damage after" in line]
-    if damage:
-        return False, damage[0]
-    issues = [line for line in output.splitlines() if "Test " in line and "recorded an issue" in line]
+    issues = [line for line in output if "Test " in line and "recorded an issue" in line]
     failed = [line.split("Test ", 1)[1] for line in issues]
     return False, failed[0].split(" recorded")[0] if failed else "a crash"
+
+
+def end(process):
+    """Ends the tests and what they have started."""
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 def main():

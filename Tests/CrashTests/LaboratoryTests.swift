@@ -2,6 +2,7 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import FileSystem
+import Foundation
 import Testing
 
 /// Whole volumes in every state of every epoch, by lazy choice: what `scripts/mutants.py --laboratory` has to find each
@@ -48,20 +49,23 @@ import Testing
             "\(runs) runs, up to 2^\(Int(log2States)) states each epoch, \(clock.now - start)"
         }
 
+        /// At once, for who waits for it.
+        private static func say(_ text: String) { FileHandle.standardError.write(Data("\(text)\n".utf8)) }
+
         /// Says what there was. True: nothing was found.
         func isClean() -> Bool {
             guard let failure else {
-                print("laboratory: \(part), nothing in \(figures)")
+                Self.say("laboratory: \(part), nothing in \(figures)")
                 return runs > 0 && complete > epochs * 8 / 10
             }
-            print("laboratory: \(part), damage after \(figures): \(failure.found.problems.first ?? "")")
+            Self.say("laboratory: \(part), damage after \(figures): \(failure.found.problems.first ?? "")")
             Issue.record("\(KeptTrace(failure.outcome).report(failure.found, failure.disk))")
             return false
         }
 
         /// Says how soon a control has failed, as it must. False: it has not.
         func isCaught() -> Bool {
-            print("control: \(part), \(isDamaged ? "damage after" : "nothing in") \(figures)")
+            Self.say("control: \(part), \(isDamaged ? "damage after" : "nothing in") \(figures)")
             return isDamaged
         }
     }

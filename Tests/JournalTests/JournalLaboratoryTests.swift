@@ -1,6 +1,7 @@
 import BlockIO
 import CrashLab
 import Ext4Format
+import Foundation
 import Journal
 import Testing
 
@@ -102,6 +103,9 @@ struct JournalJudge: CrashJudge {
         }
     }
 
+    /// At once, for who waits for it.
+    private static func say(_ text: String) { FileHandle.standardError.write(Data("\(text)\n".utf8)) }
+
     @Test func noPowerCutBreaksTheJournal() throws {
         let clock = ContinuousClock(), start = clock.now
         var result = Result()
@@ -122,7 +126,7 @@ struct JournalJudge: CrashJudge {
         disk.honoursFUA = flush
         var result = Result()
         for seed in Self.lives where result.failure == nil { try Self.lives(seed, disk, &result) }
-        print("control: journal, \(flush ? "flushes" : "FUA") ignored, \(result.runs) runs, \(clock.now - start)")
+        Self.say("control: journal, \(flush ? "flushes" : "FUA") ignored, \(result.runs) runs, \(clock.now - start)")
         #expect(result.failure != nil)
     }
 }
