@@ -173,7 +173,7 @@ private struct JournalLifeRunner {
 
     /// While the transaction is on its way to the log the next one may change a block that it holds.
     private mutating func commit(meanwhile number: UInt64, _ byte: UInt8) throws(Ext4Error) {
-        if case .metadata = current[number], Bool.random(using: &random) {
+        if case .metadata = current[number], random.once(in: 6) {
             // In a log that is nearly full that change would wait for this very commit.
             try bench.journal.checkpointNow()
             let bench = bench
