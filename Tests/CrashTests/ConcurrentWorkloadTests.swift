@@ -1,6 +1,9 @@
 import BlockIO
 import CrashLab
+import Ext4Format
+import FileSystem
 import Testing
+import Threads
 
 /// Threads that work on the same directories and files, in interleavings that a seed chooses.
 @Suite struct ConcurrentWorkloadTests {
@@ -30,6 +33,35 @@ import Testing
         for seed in 1...20 as ClosedRange<UInt64> {
             #expect(throws: Never.self, "seed \(seed)") {
                 _ = try ConcurrentCampaign.swarm(seed: seed, operations: 10...40).record()
+            }
+        }
+    }
+
+    /// An exchange locks a file and a directory, and so does a link of that file into the directory: in one order.
+    @Test func anExchangeAndALinkDoNotWaitForEachOther() throws {
+        let base = MemoryDevice(try TestVolume.small.make())
+        @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
+        for seed in 1...40 as ClosedRange<UInt64> {
+            let scheduler = SeededScheduler(seed: seed, switchRate: 2)
+            let device = ScheduledDevice(OverlayDevice(over: base), scheduler: scheduler)
+            try scheduler.run {
+                guard let system = try? FileSystem.mount(on: device, options: .deterministic(manual: false)),
+                    let file = try? system.createFile(name("file"), in: .root, mode: 0o600, caller: .root),
+                    let folder = try? system.makeDirectory(name("folder"), in: .root, mode: 0o700, caller: .root)
+                else {
+                    Issue.record("a file and a directory cannot be made")
+                    return
+                }
+                #expect(file.inode < folder.inode)
+                let exchange = Thread(name: "exchange") {
+                    #expect(throws: Never.self) {
+                        try system.rename(
+                            name("file"), in: .root, to: name("folder"), in: .root, flags: .exchange)
+                    }
+                }
+                #expect(throws: Never.self) { try system.link(file.inode, as: name("link"), in: folder.inode) }
+                exchange.join()
+                #expect(throws: Never.self) { try system.unmount() }
             }
         }
     }

@@ -159,7 +159,10 @@ extension FileSystem {
         if target === from || target === to {
             throw .corrupt("directory", where: "inode \(target.number.rawValue) contains itself")
         }
-        let (first, second) = moved.number < target.number ? (moved, target) : (target, moved)
+        // Directories first: who makes a link to a file in one has that one's lock when it takes the file's.
+        let isByNumber = moved.isDirectory == target.isDirectory
+        let isFirst = isByNumber ? moved.number < target.number : moved.isDirectory
+        let (first, second) = isFirst ? (moved, target) : (target, moved)
         return try first.lock.withWriteLock { () throws(Ext4Error) in
             try second.lock.withWriteLock { () throws(Ext4Error) in
                 let place = try toView.planRemove(newName)
