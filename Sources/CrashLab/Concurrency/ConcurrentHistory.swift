@@ -37,6 +37,7 @@ package struct ConcurrentHistory: Sendable {
     private var latest = [0]
     private var byDone: [[Int]: [Int]]
     private var callsByThread: [[Int]]
+    private var closed: Set<ModelNodeID> = []
     package private(set) var returnedCount = 0
 
     /// `tree` is what the volume holds.
@@ -58,6 +59,10 @@ package struct ConcurrentHistory: Sendable {
 
     /// Whether nobody sees a name of the node any more.
     func isGone(_ id: ModelNodeID) -> Bool { latest.allSatisfy { moments[$0].tree.isGone(id) } }
+
+    /// The node is gone and nobody has it open any more: orders in which only its content differs are one from now on.
+    /// Until then it counts: what was written in place may be seen after a cut that leaves the node its name.
+    mutating func close(_ id: ModelNodeID) { closed.insert(id) }
 
     /// A call begins. The thread has none under way. Answers its index.
     package mutating func begin(_ operation: Operation, thread: Int) -> Int {
@@ -122,9 +127,8 @@ package struct ConcurrentHistory: Sendable {
             inPlace = ModelHistory.apply(call.operation, 0, to: &tree)
             if call.operation.madeNode != nil { tree.note(call.node) { $0.isHeld = true } }
             tree.nextNode = fresh
-            // Nobody will compare what is in them.
-            for id in tree.nodes.keys where tree.isGone(id) { tree.note(id) { $0.dropContent() } }
         }
+        for id in closed { tree.note(id) { $0.dropContent() } }
         for known in byDone[done] ?? [] where moments[known].failures == failures && moments[known].tree == tree {
             moments[known].earlier.append(number)
             moments[known].inPlace += inPlace

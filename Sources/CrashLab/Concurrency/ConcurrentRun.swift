@@ -178,7 +178,10 @@ private final class ConcurrentRun: Sendable {
     /// Closes nodes without a name, but for the last few.
     private static func close(_ state: inout State) -> [InodeNumber] {
         let gone = state.numbers.keys.filter { state.history.isGone($0) && state.users[$0, default: 0] == 0 }
-        return gone.sorted().dropLast(openLimit).compactMap { state.numbers.removeValue(forKey: $0) }
+        return gone.sorted().dropLast(openLimit).compactMap { id in
+            state.history.close(id)
+            return state.numbers.removeValue(forKey: id)
+        }
     }
 
     /// No call is under way.
