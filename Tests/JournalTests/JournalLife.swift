@@ -127,6 +127,9 @@ private struct JournalLifeRunner {
         case (0..<5, .metadata):
             try change(number, byte)
             current[number] = .metadata(byte)
+        case (1..<5, .undefined):
+            guard !pendingFrees.contains(number) else { return }
+            try replaceByData(number, byte)
         case (0..<5, nil), (0..<5, .undefined), (0..<5, .data):
             guard !pendingFrees.contains(number) else { return }
             let block = try create(number)
@@ -138,9 +141,6 @@ private struct JournalLifeRunner {
             try bench.free(number)
             current[number] = .undefined
             pendingFrees.insert(number)
-        case (7, .undefined), (8, .undefined):
-            guard !pendingFrees.contains(number) else { return }
-            try replaceByData(number, byte)
         case (8, _): try commit(meanwhile: number, byte)
         case (9, _): if Int.random(in: 0..<4, using: &random) == 0 { try bench.journal.checkpointNow() }
         default: return
