@@ -25,7 +25,7 @@ package final class GroupTable: Sendable {
         self.layout = layout
         self.cache = cache
         self.report = report
-        stripes = (0..<Self.stripeCount).map { _ in Monitor(GroupStripe()) }
+        stripes = (0..<min(Self.stripeCount, max(1, Int(layout.groupCount)))).map { _ in Monitor(GroupStripe()) }
         descriptorsPerBlock = UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
         let bits = Int(layout.superBlock.blocksPerGroup)
         orders = Monitor(
@@ -43,12 +43,12 @@ package final class GroupTable: Sendable {
     func withLock<R>(
         _ group: GroupNumber, _ body: (inout GroupStripe) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
-        try stripes[Int(group.rawValue) % Self.stripeCount].withLock(body)
+        try stripes[Int(group.rawValue) % stripes.count].withLock(body)
     }
 
     /// Runs `body` on a group that is loaded because it has staged blocks or pending frees.
     func withLoadedGroup(_ group: GroupNumber, _ body: (BlockGroup) -> Void) {
-        stripes[Int(group.rawValue) % Self.stripeCount].withLock { stripe in
+        stripes[Int(group.rawValue) % stripes.count].withLock { stripe in
             guard let state = stripe.blocks[group.rawValue] else {
                 preconditionFailure("a group with staged blocks or pending frees was dropped")
             }

@@ -47,9 +47,22 @@ package final class OverlayDevice: BlockDevice {
 
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
+        let range = offset..<offset + UInt64(bytes.byteCount)
+        let isCovered = state.withLock { state in
+            var isCovered = !state.chunks.isEmpty
+            guard isCovered else { return false }
+            Self.forEachPiece(of: range) { index, piece, at in
+                guard isCovered, let chunk = state.chunks[index], chunk.written == .max else {
+                    isCovered = false
+                    return
+                }
+                bytes.copy(unsafe chunk.bytes.span.bytes.extracting(piece), at: at)
+            }
+            return isCovered
+        }
+        if isCovered { return }
         // The base does not change and the overlay wins, so the order against a concurrent write does not matter.
         try base.read(into: &bytes, at: offset)
-        let range = offset..<offset + UInt64(bytes.byteCount)
         state.withLock { state in
             for zero in state.zeroed[Self.touched(state.zeroed, range)] {
                 let part = zero.clamped(to: range)

@@ -14,12 +14,12 @@ final class Checkpointer: Sendable {
     /// Whether a thread is in a checkpoint.
     let gate = Monitor(false)
     private let blockByteCount: Int
-    private let buffer: AlignedBuffer
+    private let buffer: ReusedBuffer
     private static let bufferByteCount = 1 << 20
 
     init(blockByteCount: Int) {
         self.blockByteCount = blockByteCount
-        buffer = AlignedBuffer(byteCount: max(Self.bufferByteCount, blockByteCount))
+        buffer = ReusedBuffer(byteLimit: max(Self.bufferByteCount, blockByteCount))
     }
 
     /// Returns when no home write is under way that had begun before the call.
@@ -45,13 +45,14 @@ final class Checkpointer: Sendable {
         var written: [Written] = []
         var rest = blocks[...]
         while !rest.isEmpty {
-            let batch = rest.prefix(buffer.byteCount / blockByteCount)
+            let batch = rest.prefix(buffer.byteLimit / blockByteCount)
+            let buffer = buffer.room(for: batch.count * blockByteCount)
             rest = rest.dropFirst(batch.count)
             try writes.withLock { writes throws(Ext4Error) in
                 if writes.isStopped { throw .aborted }
                 writes.isUnderWay = true
             }
-            let taken = copyOut(batch)
+            let taken = copyOut(batch, to: buffer)
             defer {
                 for item in taken { item.block.membership.withLock { $0.isWritingHome = false } }
                 writes.withLock {
@@ -60,7 +61,7 @@ final class Checkpointer: Sendable {
                 }
                 writes.notifyAll()
             }
-            try writeRuns(taken, to: device)
+            try writeRuns(taken, from: buffer, to: device)
             written += taken
         }
         return written
@@ -68,7 +69,7 @@ final class Checkpointer: Sendable {
 
     /// Copies committed contents into the buffer, one behind the other. A block that a transaction took meanwhile is
     /// left out: its content is not committed any more.
-    private func copyOut(_ blocks: ArraySlice<CachedBlock>) -> [Written] {
+    private func copyOut(_ blocks: ArraySlice<CachedBlock>, to buffer: AlignedBuffer) -> [Written] {
         var taken: [Written] = []
         for block in blocks {
             let serial: UInt64 = block.membership.withLock { member in
@@ -84,7 +85,9 @@ final class Checkpointer: Sendable {
         return taken
     }
 
-    private func writeRuns(_ items: [Written], to device: any BlockDevice) throws(Ext4Error) {
+    private func writeRuns(
+        _ items: [Written], from buffer: AlignedBuffer, to device: any BlockDevice
+    ) throws(Ext4Error) {
         var start = 0
         while start < items.count {
             let first = items[start].block.number.rawValue

@@ -8,7 +8,7 @@ final class CommitWriter: Sendable {
     private let format: JournalFormat
     private let geometry: LogGeometry
     private let budget: LogBudget
-    private let buffer: AlignedBuffer
+    private let buffer: ReusedBuffer
     private let commitBuffer: AlignedBuffer
 
     init(log: LogArea, format: JournalFormat, geometry: LogGeometry, budget: LogBudget) {
@@ -16,7 +16,7 @@ final class CommitWriter: Sendable {
         self.format = format
         self.geometry = geometry
         self.budget = budget
-        buffer = AlignedBuffer(byteCount: budget.bufferBlockCount * format.blockByteCount)
+        buffer = ReusedBuffer(byteLimit: budget.bufferBlockCount * format.blockByteCount)
         commitBuffer = AlignedBuffer(byteCount: format.blockByteCount)
     }
 
@@ -40,6 +40,9 @@ final class CommitWriter: Sendable {
                 member.newest == serial ? !member.isForgotten : member.older == serial && !member.isOlderForgotten
             }
         }
+        // A buffer that were too small for a transaction which fits the limit would cost it descriptors.
+        let most = blocks.count + blocks.count / format.tagsPerDescriptor + revokes.count / format.revokesPerBlock + 2
+        let buffer = buffer.room(for: most * format.blockByteCount)
         var stream = LogStream(log: log, geometry: geometry, buffer: buffer, position: start)
         try write(revokes, of: transaction.id, to: &stream)
         var payload = UInt32.max

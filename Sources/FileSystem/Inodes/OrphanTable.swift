@@ -122,6 +122,7 @@ final class OrphanTable: Sendable {
         var blocks: [SlotBlock] = []
         var found: [InodeNumber: Int] = [:]
         var free: [Int] = []
+        free.reserveCapacity(Int(blockCount) * slotsPerBlock)
         for index in 0..<blockCount {
             let place = SlotBlock(
                 block: try volume.metadataBlock(file, FileBlock(UInt32(index)), "orphan file"), seed: file.checksum.seed

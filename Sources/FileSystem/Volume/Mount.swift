@@ -29,12 +29,13 @@ extension FileSystem {
             let found = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
             let wasDirty = try recover(
                 device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+            location = found
             if wasDirty || isTorn {
                 try file.reread()
                 superBlock = try file.decoded()
                 try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
+                location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
             }
-            location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
         }
         if wantsReadOnly {
             let volume = try Volume(bare: device, superBlock, options)
