@@ -11,4 +11,7 @@ package protocol UndecidedDevice: BlockDevice {
     func ask<Answer: Hashable & Sendable>(
         at offset: UInt64, count: Int, _ question: (RawSpan) -> Answer
     ) throws(Ext4Error) -> Answer
+
+    /// How many bytes from `offset` on are decided already, `limit` at the most: to read them decides nothing.
+    func decidedByteCount(at offset: UInt64, limit: Int) -> Int
 }

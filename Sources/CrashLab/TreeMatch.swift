@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import Glibc
 
 /// Compares what a mounted volume shows with one tree of the model.
 struct TreeMatch {
@@ -13,31 +14,45 @@ struct TreeMatch {
     func mismatch(with tree: ModelTree, data: (ModelNode, ModelNodeID, _ found: [UInt8]) -> String?) -> String? {
         var numbers: [ModelNodeID: InodeNumber] = [.root: .root]
         var owners: [InodeNumber: ModelNodeID] = [.root: .root]
-        var queue: [(id: ModelNodeID, path: String)] = [(.root, "/")]
-        while let (id, path) = queue.popLast() {
+        // Most prefixes differ: a path is written down only where it is to be told.
+        var names: [ModelNodeID: (parent: ModelNodeID, name: [UInt8])] = [:]
+        var queue: [ModelNodeID] = [.root]
+        while let id = queue.popLast() {
             guard let node = tree[id], let number = numbers[id], let found = captured.nodes[number] else {
-                return "\(path): not captured"
+                return "\(Self.path(of: id, names)): not captured"
             }
             if let difference = compare(node, found) ?? compareData(node, id, found, data) {
-                return "\(path) (\(id)): \(difference)"
+                return "\(Self.path(of: id, names)) (\(id)): \(difference)"
             }
             let missing = node.entries.keys.filter { found.entries[$0] == nil }
             if !missing.isEmpty || node.entries.count != found.entries.count {
                 let unexpected = found.entries.keys.filter { node.entries[$0] == nil }
-                return "\(path): missing \(Self.text(missing)), unexpected \(Self.text(unexpected))"
+                return "\(Self.path(of: id, names)): missing \(Self.text(missing)), "
+                    + "unexpected \(Self.text(unexpected))"
             }
             for (name, child) in node.entries.sorted(by: { $0.value < $1.value }) {
-                guard let childNumber = found.entries[name] else { return "\(path): missing entry" }
-                let childPath = path + (path == "/" ? "" : "/") + String(decoding: name, as: UTF8.self)
+                guard let childNumber = found.entries[name] else { return "\(Self.path(of: id, names)): missing entry" }
                 let known = numbers.updateValue(childNumber, forKey: child)
                 let owner = owners.updateValue(child, forKey: childNumber)
+                if known == nil { names[child] = (id, name) }
                 if known ?? childNumber != childNumber || owner ?? child != child {
-                    return "\(childPath): inode \(childNumber.rawValue) where the model has \(child)"
+                    return "\(Self.path(of: child, names)): inode \(childNumber.rawValue) where the model has \(child)"
                 }
-                if known == nil { queue.append((child, childPath)) }
+                if known == nil { queue.append(child) }
             }
         }
         return nil
+    }
+
+    private static func path(
+        of id: ModelNodeID, _ names: [ModelNodeID: (parent: ModelNodeID, name: [UInt8])]
+    ) -> String {
+        var parts: [String] = [], at = id
+        while let (parent, name) = names[at] {
+            parts.append(String(decoding: name, as: UTF8.self))
+            at = parent
+        }
+        return "/" + parts.reversed().joined(separator: "/")
     }
 
     private func compare(_ node: ModelNode, _ found: CapturedNode) -> String? {
@@ -72,12 +87,23 @@ struct TreeMatch {
     static func wrongSector(
         _ found: [UInt8], _ expected: [UInt8], _ isLater: (ArraySlice<UInt8>) -> Bool
     ) -> ArraySlice<UInt8>? {
-        guard found != expected else { return nil }
+        guard !isSame(found[...], expected[...]) else { return nil }
         for start in stride(from: 0, to: expected.count, by: sectorByteCount) {
             let range = start..<min(start + sectorByteCount, expected.count)
-            if found[range] != expected[range], !isLater(found[range]) { return found[range] }
+            if !isSame(found[range], expected[range]), !isLater(found[range]) { return found[range] }
         }
         return nil
+    }
+
+    /// As `==`, which looks at one byte after the other.
+    private static func isSame(_ a: ArraySlice<UInt8>, _ b: ArraySlice<UInt8>) -> Bool {
+        guard a.count == b.count, !a.isEmpty else { return a.count == b.count }
+        return unsafe a.withUnsafeBytes { a in
+            unsafe b.withUnsafeBytes { b in
+                guard let left = a.baseAddress, let right = b.baseAddress else { return false }
+                return unsafe memcmp(left, right, b.count) == 0
+            }
+        }
     }
 
     /// Whether an operation that wrote in place and left `tree` wrote these bytes, or may have left garbage there. What

@@ -66,6 +66,12 @@ package final class LogArea: Sendable {
         return FSBlock(run.start + UInt64(position - run.log))
     }
 
+    /// How many blocks from `position` on, `limit` at the most, lie one behind the other on the device.
+    func runLength(from position: UInt32, limit: Int) -> Int {
+        let run = runs[indexOfRun(with: position)]
+        return min(limit, Int(run.count - (position - run.log)))
+    }
+
     /// Reads `count` blocks from `first` to byte `start` of `buffer`. The range lies within the area.
     package func read(
         _ first: UInt32, count: Int, into buffer: AlignedBuffer, at start: Int = 0

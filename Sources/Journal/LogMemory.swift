@@ -36,7 +36,7 @@ final class LogMemory: Sendable {
         blockByteCount = log.blockByteCount
         let useful = min(ring.count * log.blockByteCount, byteCount == 0 ? .max : byteCount)
         let most = min(Self.largestPieceByteCount, useful / Self.leastPieces) / log.blockByteCount
-        pieceBlockCount = log.undecided == nil ? max(1, most) : 1
+        pieceBlockCount = max(1, most)
         keptPieceLimit = byteCount / (pieceBlockCount * log.blockByteCount)
     }
 

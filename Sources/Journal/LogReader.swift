@@ -50,7 +50,7 @@ final class LogReader {
     func ask<Answer: Hashable & Sendable>(
         _ position: UInt32, _ question: (RawSpan) -> Answer
     ) throws(Ext4Error) -> Answer {
-        guard let undecided = log.undecided else {
+        guard let undecided = log.undecided, decidedBlockCount(from: position, limit: 1) == 0 else {
             return try withBlock(position) { block throws(Ext4Error) in question(block) }
         }
         readCount += 1
@@ -104,12 +104,22 @@ final class LogReader {
         readCount += 1
     }
 
+    /// How many blocks from `position` on can be read without deciding anything; they lie in one run of the device.
+    private func decidedBlockCount(from position: UInt32, limit: Int) -> Int {
+        guard let undecided = log.undecided else { return limit }
+        if limit == 1, window.contains(position) { return 1 }
+        let offset = log.home(of: position).rawValue * UInt64(log.blockByteCount)
+        let run = log.runLength(from: position, limit: limit)
+        return undecided.decidedByteCount(at: offset, limit: run * log.blockByteCount) / log.blockByteCount
+    }
+
     /// Reads more blocks behind those that the piece holds.
     private func grow() throws(Ext4Error) {
         guard let piece else { return }
         let position = window.upperBound
         let room = min(memory.pieceBlockCount - window.count, Int(ring.upperBound - position))
-        var count = max(1, min(nextByteCount / log.blockByteCount, room))
+        let wanted = max(1, min(nextByteCount / log.blockByteCount, room))
+        var count = max(1, decidedBlockCount(from: position, limit: wanted))
         let start = window.count * log.blockByteCount
         do throws(Ext4Error) {
             try log.read(position, count: count, into: piece.buffer, at: start)

@@ -55,11 +55,12 @@ final class CrashExploration: Sendable {
 
     /// The first error of a checker that could not even be run ends all.
     func run(jobs: Int, _ checker: Checker) throws(Ext4Error) -> CrashResults {
+        let explorer = explorer
         let clock = ContinuousClock(), start = clock.now
         let threads = (0..<jobs).map { _ in
             Thread(name: "jext4-explore") { [self] in
                 switch checker {
-                case .recovery: while let task = nextEpoch() { recover(task) }
+                case .recovery: while let task = nextEpoch() { recover(task, explorer) }
                 case .command(let run): while let task = nextState() { check(task, run) }
                 }
             }
@@ -91,12 +92,19 @@ final class CrashExploration: Sendable {
         return next
     }
 
-    private func recover(_ index: Int) {
+    private var explorer: EpochExplorer<StructureJudge> {
         var explorer = EpochExplorer(model, judge: StructureJudge())
         explorer.pathLimit = limit
+        explorer.sampleLimit = limit
+        explorer.seed = UInt64(seed)
+        return explorer
+    }
+
+    private func recover(_ index: Int, _ explorer: EpochExplorer<StructureJudge>) {
         let found = explorer.explore(epochs[index])
         var row = rows[index]
         row.runs = found.pathCount
+        row.sampled = found.sampleCount
         row.images = found.imageCount
         row.share = found.share
         row.failures = found.failures.count

@@ -12,7 +12,9 @@ enum CrashPages {
         }
         let what = results.campaign.check == nil ? "runs of recovery" : "checks"
         text += "\(results.epochs.count) epochs, up to 2^\(digits(results.log2States)) states in one, \(results.runs) "
-        text += "\(what) (\(results.isComplete ? "stand for all states" : "a sample")), \(results.images) different "
+        text += "\(what) (\(results.isComplete ? "stand for all states" : "a sample")), "
+        if results.sampled > 0 { text += "\(results.sampled) states drawn besides, " }
+        text += "\(results.images) different "
         text += "disks, \(results.failures.count) failures, \(digits(results.seconds)) s\n"
         return text
     }
@@ -126,13 +128,18 @@ enum CrashPages {
         return text + "</svg><p>Green: every state was covered. Yellow: a sample.</p>"
     }
 
+    private static func covered(_ epoch: CrashResults.Epoch) -> String {
+        if epoch.share > 1 - 1e-9 { return "all" }
+        return "\(digits(epoch.share * 100)) %" + (epoch.sampled > 0 ? " and \(epoch.sampled) drawn" : "")
+    }
+
     private static func table(_ results: CrashResults) -> String {
         var text = "<table><tr><th>epoch<th>event<th>open units<th>states<th>runs<th>disks<th>covered<th>failures"
         text += "<th class=\"l\">marks</tr>"
         for epoch in results.sortedEpochs {
             text += "<tr id=\"e\(epoch.index)\"\(epoch.failures > 0 ? " class=\"bad\"" : "")><td>\(epoch.index)"
             text += "<td>\(epoch.event)<td>\(epoch.units)<td>2^\(digits(epoch.log2States))<td>\(epoch.runs)"
-            text += "<td>\(epoch.images)<td>\(epoch.share > 1 - 1e-9 ? "all" : "\(digits(epoch.share * 100)) %")"
+            text += "<td>\(epoch.images)<td>\(covered(epoch))"
             text += "<td>\(epoch.failures)<td class=\"l\">\(escaped(epoch.marks.joined(separator: ", ")))</tr>"
         }
         return text + "</table>"

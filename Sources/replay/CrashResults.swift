@@ -20,8 +20,10 @@ struct CrashResults {
         var event: Int
         var units = 0
         var log2States = 0.0
-        /// States that a checker saw, or runs of recovery.
+        /// States that a command saw, or runs of recovery by lazy choice.
         var runs = 0
+        /// Where these were too many: states that were drawn and recovered besides.
+        var sampled = 0
         var images = 0
         /// The part of all states that the runs stand for.
         var share = 0.0
@@ -45,6 +47,7 @@ struct CrashResults {
 
     var sortedEpochs: [Epoch] { epochs.values.sorted { $0.index < $1.index } }
     var runs: Int { epochs.values.reduce(0) { $0 + $1.runs } }
+    var sampled: Int { epochs.values.reduce(0) { $0 + $1.sampled } }
     var images: Int { epochs.values.reduce(0) { $0 + $1.images } }
     /// Whether the runs stand for every state.
     var isComplete: Bool { epochs.values.allSatisfy { $0.share > 1 - 1e-9 } }
@@ -79,6 +82,7 @@ struct CrashResults {
         line.add("units", epoch.units)
         line.add("log2_states", "\(epoch.log2States)")
         line.add("runs", epoch.runs)
+        line.add("sampled", epoch.sampled)
         line.add("images", epoch.images)
         line.add("share", "\(epoch.share)")
         line.add("failures", epoch.failures)
@@ -99,6 +103,7 @@ struct CrashResults {
         var line = JSONLine(type: "explored")
         line.add("epochs", epochs.count)
         line.add("runs", runs)
+        line.add("sampled", sampled)
         line.add("images", images)
         line.add("log2_states", "\(log2States)")
         line.add("complete", isComplete)
@@ -116,6 +121,7 @@ struct CrashResults {
                 continue
             }
             ours.runs += theirs.runs
+            ours.sampled += theirs.sampled
             ours.images += theirs.images
             ours.share = min(1, ours.share + theirs.share)
             ours.failures += theirs.failures
@@ -169,12 +175,13 @@ extension CrashResults {
     private static func epoch(_ fields: JSONFields) -> Epoch? {
         guard let index = fields.number("epoch"), let event = fields.number("event"),
             let units = fields.number("units"), let states = fields.text("log2_states").flatMap(Double.init),
-            let runs = fields.number("runs"), let images = fields.number("images"),
+            let runs = fields.number("runs"), let sampled = fields.number("sampled"),
+            let images = fields.number("images"),
             let share = fields.text("share").flatMap(Double.init), let failures = fields.number("failures"),
             let marks = fields.list("marks"), let map = fields.text("map")
         else { return nil }
         return Epoch(
-            index: index, event: event, units: units, log2States: states, runs: runs, images: images, share: share,
-            failures: failures, marks: marks, map: map)
+            index: index, event: event, units: units, log2States: states, runs: runs, sampled: sampled, images: images,
+            share: share, failures: failures, marks: marks, map: map)
     }
 }

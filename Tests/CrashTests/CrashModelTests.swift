@@ -230,7 +230,7 @@ import Testing
         var hashes: Set<ImageHash> = []
         while try exploration.next({ device in
             _ = try device.ask(at: 0, count: 1024) { $0.array(0..<1)[0] == $0.array(512..<513)[0] }
-            hashes.insert(device.imageHash())
+            hashes.insert(try device.imageHash())
         }) {}
         #expect(exploration.pathCount == 2 && hashes.count == 2)
     }

@@ -156,16 +156,23 @@ import Testing
 
         func recover(_ disk: any BlockDevice) throws(Ext4Error) { try StructureJudge().recover(disk) }
 
-        func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+        struct Finding {
+            var problems: [String]
+            var hasRecord = true
+        }
+
+        func examine(_ disk: any BlockDevice) -> Finding {
             do throws(Ext4Error) {
                 let volume = try OfflineVolume(on: disk)
-                var problems = StructureJudge().problems(of: disk, in: epoch)
-                if !volume.superBlock.state.contains(.hasErrors) { problems.append("s_state bears no error") }
-                if epoch.event >= mounted, volume.superBlock.errors.count == 0 {
-                    problems.append("no error is recorded")
-                }
-                return problems
-            } catch { return ["\(error)"] }
+                var finding = Finding(problems: StructureJudge().examine(disk))
+                if !volume.superBlock.state.contains(.hasErrors) { finding.problems.append("s_state bears no error") }
+                finding.hasRecord = volume.superBlock.errors.count > 0
+                return finding
+            } catch { return Finding(problems: ["\(error)"]) }
+        }
+
+        func problems(of finding: Finding, in epoch: CrashModel.Epoch) -> [String] {
+            finding.problems + (epoch.event >= mounted && !finding.hasRecord ? ["no error is recorded"] : [])
         }
     }
 
@@ -222,8 +229,8 @@ import Testing
 
         func recover(_ disk: any BlockDevice) throws(Ext4Error) { try StructureJudge().recover(disk) }
 
-        func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
-            let problems = StructureJudge().problems(of: disk, in: epoch)
+        func examine(_ disk: any BlockDevice) -> [String] {
+            let problems = StructureJudge().examine(disk)
             guard problems.isEmpty else { return problems }
             do throws(Ext4Error) {
                 var options = MountOptions.deterministic()
@@ -232,5 +239,7 @@ import Testing
                 return found == tree ? [] : ["another tree"]
             } catch { return ["\(error)"] }
         }
+
+        func problems(of finding: [String], in epoch: CrashModel.Epoch) -> [String] { finding }
     }
 }

@@ -31,15 +31,20 @@ struct JournalJudge: CrashJudge {
         return result
     }
 
-    func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
+    func examine(_ disk: any BlockDevice) -> Result<[UInt8?], Ext4Error> {
+        do throws(Ext4Error) { return .success(try fillings(disk)) } catch { return .failure(error) }
+    }
+
+    func problems(of finding: Result<[UInt8?], Ext4Error>, in epoch: CrashModel.Epoch) -> [String] {
         let first = life.acknowledged[epoch.event]
-        do throws(Ext4Error) {
-            let found = try fillings(disk)
+        switch finding {
+        case .failure(let error): return ["\(error)"]
+        case .success(let found):
             guard life.version(from: first, of: found) == nil else { return [] }
             let differences = life.differences(from: first, of: found).sorted { $0.key < $1.key }
             let blocks = differences.map { "\($0.key): \(found[Int($0.key)].map(String.init) ?? "-") for \($0.value)" }
             return ["no version from \(first) on fits: \(blocks.joined(separator: ", "))"]
-        } catch { return ["\(error)"] }
+        }
     }
 }
 

@@ -5,6 +5,6 @@ package struct StructureOracle: Oracle {
     package init() {}
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
-        StructureJudge.findings(in: state.recovered)
+        StructureJudge().examine(state.recovered)
     }
 }

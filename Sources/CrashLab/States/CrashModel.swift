@@ -45,6 +45,7 @@ package struct CrashModel: Sendable {
     package let base: any BlockDevice
     /// No garbage befalls the units that these bytes touch.
     private let spared: [Range<UInt64>]
+    var requiredDisks = RequiredDisks(unread: [])
     /// Oldest first.
     package private(set) var epochs: [Epoch] = []
     private(set) var writes: [Write] = []

@@ -58,12 +58,31 @@ package struct EpochChoices: Sendable {
 
     func index(of variable: UInt64) -> Int? {
         guard model.disk.order == .any else { return 0 }
+        let index = firstIndex(from: variable)
+        return index < units.count && units[index] == variable ? index : nil
+    }
+
+    /// By index in `units`, those of a range.
+    func openUnits(in range: Range<UInt64>) -> Range<Int> {
+        let first = firstIndex(from: range.lowerBound)
+        var end = first
+        while end < units.count, units[end] < range.upperBound { end += 1 }
+        return first..<end
+    }
+
+    private func firstIndex(from unit: UInt64) -> Int {
         var low = 0, high = units.count
         while low < high {
             let middle = (low + high) / 2
-            if units[middle] < variable { low = middle + 1 } else { high = middle }
+            if units[middle] < unit { low = middle + 1 } else { high = middle }
         }
-        return low < units.count && units[low] == variable ? low : nil
+        return low
+    }
+
+    /// With garbage, which comes last.
+    func versionCount(of unit: UInt64) -> Int {
+        guard let choice = choices[unit] else { return 1 }
+        return choice.count + (model.mayBeGarbage(unit) ? 1 : 0)
     }
 
     /// The values of a variable are 0 up to below this; 0 is the state with nothing but what must be there.
@@ -94,11 +113,15 @@ package struct EpochChoices: Sendable {
     func copy(
         _ unit: UInt64, value: Int, into bytes: inout MutableRawSpan, at offset: Int
     ) throws(Ext4Error) {
+        try copy(unit, version: version(of: unit, value: value), into: &bytes, at: offset)
+    }
+
+    func copy(
+        _ unit: UInt64, version: Int, into bytes: inout MutableRawSpan, at offset: Int
+    ) throws(Ext4Error) {
         let choice = choices[unit] ?? model.choice(of: unit, at: epoch.event)
-        guard model.disk.order == .completion || value < choice.count else {
-            return model.fillWithGarbage(unit, &bytes, at: offset)
-        }
-        try model.copy(unit, choice, version: version(of: unit, value: value), into: &bytes, at: offset)
+        guard version < choice.count else { return model.fillWithGarbage(unit, &bytes, at: offset) }
+        try model.copy(unit, choice, version: version, into: &bytes, at: offset)
     }
 
     /// What a write set when it landed whole: variables, by their index, and the values that they have then at least.

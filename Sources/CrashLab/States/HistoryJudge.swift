@@ -19,16 +19,30 @@ package struct HistoryJudge: CrashJudge {
 
     package func recover(_ disk: any BlockDevice) throws(Ext4Error) { try structure.recover(disk) }
 
-    package func problems(of disk: any BlockDevice, in epoch: CrashModel.Epoch) -> [String] {
-        let found = structure.problems(of: disk, in: epoch)
-        guard found.isEmpty else { return found }
+    package enum Finding: Sendable {
+        case broken([String])
+        case tree(CapturedTree)
+    }
+
+    package func examine(_ disk: any BlockDevice) -> Finding {
+        let found = structure.examine(disk)
+        guard found.isEmpty else { return .broken(found) }
         do throws(Ext4Error) {
             var options = MountOptions.deterministic()
             options.readOnly = true
-            let tree = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
+            return .tree(try CapturedTree(reading: FileSystem.mount(on: disk, options: options)))
+        } catch { return .broken(["\(error)"]) }
+    }
+
+    package func problems(of finding: Finding, in epoch: CrashModel.Epoch) -> [String] {
+        switch finding {
+        case .broken(let problems): return problems
+        case .tree(let tree):
             let (begun, returned) = progress.at(epoch.event)
             return PrefixOracle.complaints(
                 about: tree, history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
-        } catch { return ["\(error)"] }
+        }
     }
+
+    package func unread(of base: any BlockDevice) -> [Range<UInt64>] { structure.unread(of: base) }
 }

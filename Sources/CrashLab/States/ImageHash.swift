@@ -8,6 +8,22 @@ package struct ImageHash: Hashable, Sendable {
 
     package init() {}
 
+    /// Of one part alone.
+    init(_ bytes: RawSpan, at place: UInt64) { add(bytes, at: place) }
+
+    /// Whole sectors, each for itself: so the cuts between reads or writes do not matter.
+    mutating func add(sectors bytes: RawSpan, at offset: UInt64) {
+        for start in stride(from: 0, to: bytes.byteCount, by: 512) {
+            add(bytes.extracting(start..<start + 512), at: offset + UInt64(start))
+        }
+    }
+
+    /// A part that is there twice is not there.
+    mutating func add(_ other: ImageHash) {
+        low ^= other.low
+        high ^= other.high
+    }
+
     /// The same bytes at another place are something else.
     mutating func add(_ bytes: RawSpan, at place: UInt64) {
         let hash = unsafe bytes.withUnsafeBytes {

@@ -1,6 +1,5 @@
 package import BlockIO
 package import Ext4Format
-internal import Glibc
 internal import Synchronization
 
 /// The disk after a power cut, whose open units are decided when their content first matters.
@@ -16,33 +15,29 @@ package final class LazyDevice: UndecidedDevice {
         package let count: Int
     }
 
-    /// Variables about which something is known together: these combinations of their values are still possible.
-    private struct Group {
-        var variables: [UInt64]
-        var tuples: [[Int32]]
-    }
-
     private struct State {
-        var groups: [Group] = []
-        var groupOfVariable: [UInt64: Int] = [:]
-        /// By number of 512 bytes: where in `bytes`.
-        var written: [UInt64: Int] = [:]
-        var bytes: [UInt8] = []
+        var knowledge: Knowledge
+        var open: OpenUnits
+        /// By open unit: whether `written` says all that there is to say about it.
+        var isFixed: [Bool]
+        var fixedCount = 0
+        /// What the program wrote, and the units whose content has been decided.
+        var written = WrittenSectors()
         var planned: [Int] = []
         var decisions: [Decision] = []
-        /// The part of all states that this run stands for, as a power of two.
-        var log2Share = 0.0
-        /// Whole units.
-        var scratch: [UInt8] = []
+        var hasReadUnread = false
+        var required: RequiredDisks.Disk?
+        /// What is asked about.
+        var scratch: AlignedBuffer
     }
 
     package let choices: EpochChoices
     private let picks: Picks?
-    private let state = Mutex(State())
+    private let state: Mutex<State>
     private let unitByteCount: UInt64
-    private static let sectorByteCount = 512
     /// With more combinations than this the units are decided one by one.
     private static let combinationLimit = 4096
+    private static let scratchByteCount = 4096
 
     package var byteCount: UInt64 { choices.model.base.byteCount }
     package var sectorByteCount: Int { choices.model.base.sectorByteCount }
@@ -53,18 +48,23 @@ package final class LazyDevice: UndecidedDevice {
         self.choices = choices
         self.picks = picks
         unitByteCount = UInt64(choices.model.disk.unitByteCount)
+        state = Mutex(
+            State(
+                knowledge: Knowledge(variableCount: choices.variables.count), open: OpenUnits(choices),
+                isFixed: [Bool](repeating: false, count: choices.units.count),
+                scratch: AlignedBuffer(byteCount: Self.scratchByteCount)))
     }
 
     /// Forgets all that was written and decided; the next decisions will be `planned`.
     package func restart(_ planned: [Int]) {
         state.withLock { state in
-            state.groups.removeAll(keepingCapacity: true)
-            state.groupOfVariable.removeAll(keepingCapacity: true)
-            state.written.removeAll(keepingCapacity: true)
-            state.bytes.removeAll(keepingCapacity: true)
+            state.knowledge.forgetAll()
+            for index in state.isFixed.indices { state.isFixed[index] = false }
+            state.fixedCount = 0
+            state.written.removeAll()
             state.decisions.removeAll(keepingCapacity: true)
+            state.hasReadUnread = false
             state.planned = planned
-            state.log2Share = 0
         }
     }
 
@@ -73,33 +73,35 @@ package final class LazyDevice: UndecidedDevice {
     /// Whether decisions are given that have not been met yet.
     package var hasPlans: Bool { state.withLock { $0.decisions.count < $0.planned.count } }
 
+    /// Whether anything was read of what the model takes for unread, since `forgetReads`.
+    var hasReadUnread: Bool { state.withLock { $0.hasReadUnread } }
+    func forgetReads() { state.withLock { $0.hasReadUnread = false } }
+
     /// The part of all states of the epoch that could have been this run, as a power of two: 0 for all of them. Over
     /// all runs of an exploration the parts add up to 1.
-    package var log2Share: Double { state.withLock { $0.log2Share } }
+    package var log2Share: Double { state.withLock { $0.knowledge.log2Share } }
 
     /// A disk on which a program goes the way that it went here: the first, or any, of those that are possible. Without
     /// what was written.
     package func member(_ random: inout SeededRandom) -> Picks {
-        let open = state.withLock { $0.groups.filter { !$0.tuples.isEmpty } }
-        var values: [UInt64: Int] = [:]
-        for variable in choices.variables {
-            values[variable] = Int.random(in: 0..<choices.count(of: variable), using: &random)
+        let groups = state.withLock { $0.knowledge.groups }
+        var values = choices.variables.map { variable in
+            picks?.value(of: variable, choices) ?? Int.random(in: 0..<choices.count(of: variable), using: &random)
         }
-        for group in open {
-            guard let tuple = group.tuples.randomElement(using: &random) else { continue }
-            for (variable, value) in zip(group.variables, tuple) { values[variable] = Int(value) }
+        for group in groups where !group.weights.isEmpty {
+            let combination = Int.random(in: group.weights.indices, using: &random)
+            for (column, variable) in group.variables.enumerated() {
+                values[variable] = Int(group.value(combination, column))
+            }
         }
-        return .chosen(choices.variables.map { values[$0, default: 0] })
+        return .chosen(values)
     }
 
     package func firstMember() -> Picks {
-        let values = state.withLock { state in
-            choices.variables.map { variable in
-                guard let index = state.groupOfVariable[variable],
-                    let place = state.groups[index].variables.firstIndex(of: variable)
-                else { return 0 }
-                return Int(state.groups[index].tuples[0][place])
-            }
+        let groups = state.withLock { $0.knowledge.groups }
+        var values = choices.variables.map { picks?.value(of: $0, choices) ?? 0 }
+        for group in groups {
+            for (column, variable) in group.variables.enumerated() { values[variable] = Int(group.value(0, column)) }
         }
         return .chosen(values)
     }
@@ -110,158 +112,190 @@ package final class LazyDevice: UndecidedDevice {
         at offset: UInt64, count: Int, _ question: (RawSpan) -> Answer
     ) throws(Ext4Error) -> Answer {
         try checkRange("read", at: offset, count: count)
-        let units = choices.model.units(of: offset..<offset + UInt64(count))
-        let start = Int(offset - units.lowerBound * unitByteCount)
+        let range = offset..<offset + UInt64(count)
         return try state.withLock { state throws(Ext4Error) in
-            var open = try load(units, &state)
-            if combinations(of: open, &state) > Self.combinationLimit {
-                for unit in open { try settle(unit, &state) }
-                open = try load(units, &state)
+            note(range, &state)
+            var open = openUnits(in: range, state)
+            if try combinationCount(of: open, &state) > Self.combinationLimit {
+                for index in open { try settle(index, &state) }
+                open = []
             }
-            return try answer(units, open, &state) { question($0.extracting(start..<start + count)) }
+            return try answer(range, open, &state, question)
         }
     }
 
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
-        let count = bytes.byteCount
-        try checkRange("read", at: offset, count: count)
-        let units = choices.model.units(of: offset..<offset + UInt64(count))
-        let start = Int(offset - units.lowerBound * unitByteCount)
+        try checkRange("read", at: offset, count: bytes.byteCount)
+        let range = offset..<offset + UInt64(bytes.byteCount)
         try state.withLock { state throws(Ext4Error) in
-            let open = try load(units, &state)
-            if !open.isEmpty {
-                for unit in open { try settle(unit, &state) }
-                _ = try load(units, &state)
-            }
-            bytes.copy(unsafe state.scratch.span.bytes.extracting(start..<start + count), at: 0)
+            note(range, &state)
+            for index in openUnits(in: range, state) { try settle(index, &state) }
+            try required(&state).device.read(into: &bytes, at: offset)
+            state.written.copy(over: &bytes, at: offset)
         }
+    }
+
+    package func decidedByteCount(at offset: UInt64, limit: Int) -> Int {
+        let end = min(offset + UInt64(limit), byteCount)
+        guard offset < end else { return 0 }
+        return state.withLock { state in
+            for index in choices.openUnits(in: choices.model.units(of: offset..<end)) where !state.isFixed[index] {
+                return Int(max(offset, byteRange(of: index).lowerBound) - offset)
+            }
+            return Int(end - offset)
+        }
+    }
+
+    private func note(_ range: Range<UInt64>, _ state: inout State) {
+        if choices.model.requiredDisks.unread.contains(where: { $0.overlaps(range) }) { state.hasReadUnread = true }
+    }
+
+    /// The disk with nothing but what must be there.
+    private func required(_ state: inout State) throws(Ext4Error) -> RequiredDisks.Disk {
+        if let disk = state.required { return disk }
+        let disk = try choices.model.requiredDisks.disk(of: choices.epoch, choices.model)
+        state.required = disk
+        return disk
+    }
+
+    /// By index, those units of a range that are not fixed.
+    private func openUnits(in range: Range<UInt64>, _ state: State) -> [Int] {
+        let indexes = choices.openUnits(in: choices.model.units(of: range))
+        return indexes.isEmpty ? [] : indexes.filter { !state.isFixed[$0] }
+    }
+
+    private func byteRange(of index: Int) -> Range<UInt64> {
+        let start = choices.units[index] * unitByteCount
+        return start..<min(start + unitByteCount, byteCount)
     }
 
     /// Decides what a unit holds.
-    private func settle(_ unit: UInt64, _ state: inout State) throws(Ext4Error) {
-        let alone = unit..<unit + 1
-        let open = try load(alone, &state)
-        _ = try answer(alone, open, &state) { $0.array(0..<$0.byteCount) }
+    private func settle(_ index: Int, _ state: inout State) throws(Ext4Error) {
+        let range = byteRange(of: index)
+        _ = try answer(range, [index], &state) { ImageHash($0, at: 0) }
+        try fix(index, &state)
     }
 
-    /// Fills the scratch with whole units, and answers which of them are still open; those stand there with any of
-    /// their contents.
-    private func load(_ units: Range<UInt64>, _ state: inout State) throws(Ext4Error) -> [UInt64] {
-        let size = Int(unitByteCount)
-        if state.scratch.count < units.count * size {
-            state.scratch = [UInt8](repeating: 0, count: max(units.count * size, 4096))
+    /// From now on the unit holds what any of its possible values gives: they give the same.
+    private func fix(_ index: Int, _ state: inout State) throws(Ext4Error) {
+        let place = try place(of: index, &state)
+        let version = version(of: index, state.knowledge.groups[place.group].value(0, place.column))
+        let range = byteRange(of: index)
+        let bytes = try state.open.bytes(index, version: version).prefix(range.count)
+        state.written.write(unsafe bytes.span.bytes, at: range.lowerBound, keepingOlder: true)
+        hide(index, &state)
+    }
+
+    private func hide(_ index: Int, _ state: inout State) {
+        guard !state.isFixed[index] else { return }
+        state.isFixed[index] = true
+        state.fixedCount += 1
+    }
+
+    // MARK: - Deciding
+
+    private func version(of index: Int, _ value: Int32) -> Int {
+        choices.version(of: choices.units[index], value: Int(value))
+    }
+
+    /// Where what is known of a unit stands; all of its values are possible at first.
+    private func place(of index: Int, _ state: inout State) throws(Ext4Error) -> (group: Int, column: Int) {
+        let isAny = choices.model.disk.order == .any
+        let variable = isAny ? index : 0
+        if let place = state.knowledge.place(of: variable) { return place }
+        if let picks {
+            let value = picks.value(of: choices.variables[variable], choices)
+            state.knowledge.begin(variable, [Int32(value)], [1])
+        } else if isAny {
+            let (versions, counts) = try state.open.distinct(index)
+            state.knowledge.begin(variable, versions, counts)
+        } else {
+            let count = choices.count(of: 0)
+            state.knowledge.begin(
+                variable, (0..<Int32(count)).map { $0 }, [Double](repeating: 1, count: count))
         }
-        var open: [UInt64] = []
-        for unit in units {
-            guard !isCovered(unit, state) else {
-                overlay(unit, at: Int(unit - units.lowerBound) * size, &state)
-                continue
-            }
-            var value = 0
-            if choices.isOpen(unit) {
-                let group = group(of: choices.variable(of: unit), &state)
-                value = self.value(of: unit, state.groups[group].tuples[0], in: state.groups[group])
-                if state.groups[group].tuples.count > 1 { open.append(unit) }
-            }
-            try put(unit, value: value, at: Int(unit - units.lowerBound) * size, &state)
+        return (state.knowledge.groups.count - 1, 0)
+    }
+
+    /// The groups that know about the units, and for each unit where it stands among them.
+    private func involved(
+        _ open: [Int], _ state: inout State
+    ) throws(Ext4Error) -> (groups: [Int], slots: [(turn: Int, column: Int)]) {
+        var groups: [Int] = [], slots: [(turn: Int, column: Int)] = []
+        for index in open {
+            let place = try place(of: index, &state)
+            let turn = groups.firstIndex(of: place.group) ?? groups.count
+            if turn == groups.count { groups.append(place.group) }
+            slots.append((turn, place.column))
         }
-        return open
+        return (groups, slots)
     }
 
-    private func value(of unit: UInt64, _ tuple: [Int32], in group: Group) -> Int {
-        let variable = choices.variable(of: unit)
-        return group.variables.firstIndex(of: variable).map { Int(tuple[$0]) } ?? 0
+    private func combinationCount(of open: [Int], _ state: inout State) throws(Ext4Error) -> Int {
+        guard !open.isEmpty else { return 1 }
+        let groups = try involved(open, &state).groups
+        return Wheel(groups.map { state.knowledge.groups[$0].weights.count }).combinationCount
     }
 
-    private func put(_ unit: UInt64, value: Int, at place: Int, _ state: inout State) throws(Ext4Error) {
-        var span = state.scratch.mutableSpan
-        var raw = unsafe span.mutableBytes
-        try choices.copy(unit, value: value, into: &raw, at: place)
-        overlay(unit, at: place, &state)
-    }
-
-    /// What is known of a variable; all of its values at first.
-    private func group(of variable: UInt64, _ state: inout State) -> Int {
-        if let index = state.groupOfVariable[variable] { return index }
-        let values: [[Int32]] =
-            if let picks { [[Int32(picks.value(of: variable, choices))]] } else {
-                (0..<Int32(choices.count(of: variable))).map { [$0] }
-            }
-        state.groups.append(Group(variables: [variable], tuples: values))
-        state.groupOfVariable[variable] = state.groups.count - 1
-        return state.groups.count - 1
-    }
-
-    private func groups(of units: [UInt64], _ state: State) -> [Int] {
-        var indices: [Int] = []
-        for unit in units {
-            guard let index = state.groupOfVariable[choices.variable(of: unit)] else { continue }
-            if !indices.contains(index) { indices.append(index) }
-        }
-        return indices
-    }
-
-    private func combinations(of units: [UInt64], _ state: inout State) -> Int {
-        groups(of: units, state).reduce(1) { product, index in
-            let (next, overflow) = product.multipliedReportingOverflow(by: state.groups[index].tuples.count)
-            return overflow ? .max : next
-        }
-    }
-
-    /// Asks for every content that the loaded units may have, decides for one answer, and keeps what gives that.
+    /// Asks for every content that the open units of a range may have, decides for one answer, and keeps what gives
+    /// that.
     private func answer<Answer: Hashable & Sendable>(
-        _ units: Range<UInt64>, _ open: [UInt64], _ state: inout State, _ question: (RawSpan) -> Answer
+        _ range: Range<UInt64>, _ open: [Int], _ state: inout State, _ question: (RawSpan) -> Answer
     ) throws(Ext4Error) -> Answer {
-        let byteCount = units.count * Int(unitByteCount)
-        let involved = groups(of: open, state)
-        var wheel = [Int](repeating: 0, count: involved.count)
-        var answers: [Answer] = [], members: [[[Int32]]] = []
-        var known: [Answer: Int] = [:]
-        var total = 0
-        repeat {
-            for unit in open { try turn(unit, involved, wheel, units, &state) }
-            let found = question(unsafe state.scratch.span.bytes.extracting(0..<byteCount))
-            let index = known[found] ?? answers.count
-            if index == answers.count {
-                known[found] = index
-                answers.append(found)
-                members.append([])
+        let scratch = try load(range, &state)
+        guard !open.isEmpty else { return scratch.withBytes { question($0.extracting(0..<range.count)) } }
+        let (groups, slots) = try involved(open, &state)
+        var wheel = Wheel(groups.map { state.knowledge.groups[$0].weights.count })
+        var answers: [Answer] = [], kinds: [Int] = [], known: [Answer: Int] = [:]
+        var turned: Int? = 0
+        while let first = turned {
+            for (index, slot) in zip(open, slots) where slot.turn >= first {
+                let value = state.knowledge.groups[groups[slot.turn]].value(wheel.turns[slot.turn], slot.column)
+                try put(index, version(of: index, value), into: scratch, range, &state)
             }
-            if !involved.isEmpty { members[index].append(joined(involved, wheel, state)) }
-            total += 1
-        } while advance(&wheel, involved, state)
+            let found = scratch.withBytes { question($0.extracting(0..<range.count)) }
+            let kind = known[found] ?? answers.count
+            if kind == answers.count {
+                known[found] = kind
+                answers.append(found)
+            }
+            kinds.append(kind)
+            turned = wheel.advance()
+        }
         guard answers.count > 1 else { return answers[0] }
         let taken = decide(among: answers.count, &state)
-        state.log2Share += log2(Double(members[taken].count) / Double(total))
-        merge(involved, members[taken], &state)
+        _ = state.knowledge.narrow(groups, to: kinds.indices.filter { kinds[$0] == taken })
         return answers[taken]
     }
 
-    private func turn(
-        _ unit: UInt64, _ involved: [Int], _ wheel: [Int], _ units: Range<UInt64>, _ state: inout State
-    ) throws(Ext4Error) {
-        guard let index = state.groupOfVariable[choices.variable(of: unit)],
-            let place = involved.firstIndex(of: index)
-        else { return }
-        let group = state.groups[index]
-        let value = value(of: unit, group.tuples[wheel[place]], in: group)
-        try put(unit, value: value, at: Int(unit - units.lowerBound) * Int(unitByteCount), &state)
-    }
-
-    private func joined(_ involved: [Int], _ wheel: [Int], _ state: State) -> [Int32] {
-        var tuple: [Int32] = []
-        for (index, turn) in zip(involved, wheel) { tuple += state.groups[index].tuples[turn] }
-        return tuple
-    }
-
-    /// False when all combinations have been seen.
-    private func advance(_ wheel: inout [Int], _ involved: [Int], _ state: State) -> Bool {
-        for place in wheel.indices.reversed() {
-            wheel[place] += 1
-            if wheel[place] < state.groups[involved[place]].tuples.count { return true }
-            wheel[place] = 0
+    private func load(_ range: Range<UInt64>, _ state: inout State) throws(Ext4Error) -> AlignedBuffer {
+        if state.scratch.byteCount < range.count { state.scratch = AlignedBuffer(byteCount: range.count) }
+        let scratch = state.scratch, required = try required(&state)
+        try scratch.withMutableBytes { bytes throws(Ext4Error) in
+            var part = bytes._mutatingExtracting(0..<range.count)
+            try required.device.read(into: &part, at: range.lowerBound)
+            state.written.copy(over: &part, at: range.lowerBound)
         }
-        return false
+        return scratch
+    }
+
+    /// Puts what lies in the range of a version of a unit into the scratch, and over it what was written.
+    private func put(
+        _ index: Int, _ version: Int, into scratch: AlignedBuffer, _ range: Range<UInt64>, _ state: inout State
+    ) throws(Ext4Error) {
+        let unit = byteRange(of: index), part = unit.clamped(to: range)
+        let source = try state.open.bytes(index, version: version)
+        let start = source.startIndex + Int(part.lowerBound - unit.lowerBound)
+        let piece = source[start..<start + part.count]
+        scratch.withMutableBytes { bytes in
+            let at = Int(part.lowerBound - range.lowerBound)
+            var target = bytes._mutatingExtracting(at..<at + part.count)
+            target.copy(unsafe piece.span.bytes, at: 0)
+            // A unit of one sector with something written over it is fixed.
+            if unitByteCount > UInt64(WrittenSectors.byteCount) {
+                state.written.copy(over: &target, at: part.lowerBound)
+            }
+        }
     }
 
     private func decide(among count: Int, _ state: inout State) -> Int {
@@ -272,96 +306,72 @@ package final class LazyDevice: UndecidedDevice {
         return taken
     }
 
-    private func merge(_ involved: [Int], _ tuples: [[Int32]], _ state: inout State) {
-        let variables = involved.flatMap { state.groups[$0].variables }
-        for index in involved { state.groups[index] = Group(variables: [], tuples: []) }
-        state.groups.append(Group(variables: variables, tuples: tuples))
-        for variable in variables { state.groupOfVariable[variable] = state.groups.count - 1 }
-    }
-
     // MARK: - Writing
 
     package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
         try checkRange("write", at: offset, count: bytes.byteCount)
         state.withLock { state in
-            for start in stride(from: 0, to: bytes.byteCount, by: Self.sectorByteCount) {
-                let sector = (offset + UInt64(start)) / UInt64(Self.sectorByteCount)
-                let place = slot(of: sector, &state)
-                var span = state.bytes.mutableSpan
-                var raw = unsafe span.mutableBytes
-                raw.copy(bytes.extracting(start..<start + Self.sectorByteCount), at: place)
+            state.written.write(bytes, at: offset)
+            let range = offset..<offset + UInt64(bytes.byteCount)
+            for index in openUnits(in: range, state) where state.written.covers(byteRange(of: index)) {
+                hide(index, &state)
             }
         }
-    }
-
-    private func slot(of sector: UInt64, _ state: inout State) -> Int {
-        if let place = state.written[sector] { return place }
-        let place = state.bytes.count
-        state.bytes.append(contentsOf: repeatElement(0, count: Self.sectorByteCount))
-        state.written[sector] = place
-        return place
     }
 
     package func flush() throws(Ext4Error) {}
 
-    private func sectors(of unit: UInt64) -> Range<UInt64> {
-        let perUnit = unitByteCount / UInt64(Self.sectorByteCount)
-        return unit * perUnit..<(unit + 1) * perUnit
-    }
-
-    private func isCovered(_ unit: UInt64, _ state: State) -> Bool {
-        !state.written.isEmpty && sectors(of: unit).allSatisfy { state.written[$0] != nil }
-    }
-
-    /// Lays what was written over a unit that stands at `place` of the scratch.
-    private func overlay(_ unit: UInt64, at place: Int, _ state: inout State) {
-        guard !state.written.isEmpty else { return }
-        let written = state.bytes
-        for (index, sector) in zip(0..., sectors(of: unit)) {
-            guard let source = state.written[sector] else { continue }
-            let bytes = unsafe written.span.bytes.extracting(source..<source + Self.sectorByteCount)
-            var span = state.scratch.mutableSpan
-            var raw = unsafe span.mutableBytes
-            raw.copy(bytes, at: place + index * Self.sectorByteCount)
-        }
-    }
-
     // MARK: - The whole
 
-    /// Stands for all that a program could read from now on: what was written and decided, and what is open. `excluded`
-    /// blocks out bytes that nobody will read.
-    package func imageHash(excluding excluded: [Range<UInt64>] = []) -> ImageHash {
-        state.withLock { state in
-            var hash = ImageHash()
-            for (sector, place) in state.written {
-                let offset = sector * UInt64(Self.sectorByteCount)
-                guard !excluded.contains(where: { $0.contains(offset) }) else { continue }
-                hash.add(unsafe state.bytes.span.bytes.extracting(place..<place + Self.sectorByteCount), at: sector)
+    /// Stands for all that a program could read from now on: what must be there, what was written and decided, and what
+    /// is open. Not for what the model takes for unread. Disks of different epochs that hold the same have the same.
+    package func imageHash() throws(Ext4Error) -> ImageHash {
+        try state.withLock { state throws(Ext4Error) in
+            let required = try required(&state), unread = choices.model.requiredDisks.unread
+            var hash = required.hash
+            let old = AlignedBuffer(byteCount: WrittenSectors.byteCount)
+            try state.written.forEach { offset, bytes throws(Ext4Error) in
+                guard !unread.contains(where: { $0.contains(offset) }) else { return }
+                hash.add(bytes, at: offset)
+                try required.device.read(into: old, at: offset)
+                old.withBytes { hash.add($0, at: offset) }
             }
-            for group in state.groups {
-                add(group, visible: group.variables.filter { !isHidden($0, excluded, state) }, to: &hash)
+            for index in choices.units.indices where !state.isFixed[index] {
+                guard !unread.contains(where: { $0.contains(choices.units[index] * unitByteCount) }) else { continue }
+                hash.add(try state.open.hash(index))
             }
+            for group in state.knowledge.groups { try add(group, to: &hash, &state) }
             return hash
         }
     }
 
-    private func isHidden(_ variable: UInt64, _ excluded: [Range<UInt64>], _ state: State) -> Bool {
-        guard choices.model.disk.order == .any else { return false }
-        return isCovered(variable, state) || excluded.contains { $0.contains(variable * unitByteCount) }
-    }
-
     /// What is known of several variables together is more than what is known of each.
-    private func add(_ group: Group, visible: [UInt64], to hash: inout ImageHash) {
-        let variables = visible.sorted()
-        guard let first = variables.first else { return }
-        let places = variables.compactMap { group.variables.firstIndex(of: $0) }
-        let tuples = Set(group.tuples.map { tuple in places.map { tuple[$0] } })
-        let all = variables.reduce(1.0) { $0 * Double(choices.count(of: $1)) }
-        guard Double(tuples.count) < all else { return }
-        var words = variables
-        for tuple in tuples.sorted(by: { $0.lexicographicallyPrecedes($1) }) {
-            words += tuple.map { UInt64(UInt32(bitPattern: $0)) }
+    private func add(_ group: Knowledge.Group, to hash: inout ImageHash, _ state: inout State) throws(Ext4Error) {
+        guard choices.model.disk.order == .any else {
+            // Its values mean something in this epoch alone.
+            let words = [Int64(choices.epoch.index)] + group.values.map { Int64($0) }
+            return hash.add(unsafe words.span.bytes, at: .max)
         }
-        hash.add(unsafe words.span.bytes, at: ~first)
+        let columns = group.variables.indices.filter { column in
+            let index = group.variables[column], offset = choices.units[index] * unitByteCount
+            return !state.isFixed[index]
+                && !choices.model.requiredDisks.unread.contains { $0.contains(offset) }
+        }.sorted { group.variables[$0] < group.variables[$1] }
+        guard !columns.isEmpty else { return }
+        var combinations: Set<[UInt64]> = []
+        for combination in group.weights.indices {
+            var words: [UInt64] = []
+            for column in columns {
+                let version = Int(group.value(combination, column))
+                words.append(try state.open.hash(group.variables[column], version: version).low)
+            }
+            combinations.insert(words)
+        }
+        var all = 1.0
+        for column in columns { all *= Double(try state.open.distinct(group.variables[column]).versions.count) }
+        guard Double(combinations.count) < all else { return }
+        let sorted = combinations.sorted { $0.lexicographicallyPrecedes($1) }
+        let words = columns.map { choices.units[group.variables[$0]] } + sorted.flatMap(\.self)
+        hash.add(unsafe words.span.bytes, at: ~0)
     }
 }
