@@ -3,6 +3,7 @@ import CrashLab
 import Foundation
 import Synchronization
 import Testing
+import Threads
 
 /// Swarms of volumes and workloads: a few that are the same every time, and as many new ones as there is time for.
 @Suite struct SoakTests {
@@ -33,10 +34,20 @@ import Testing
     /// cores; then the figures beside the goals.
     @Test(.enabled(if: minutes > 0, "set JEXT4_SOAK_MINUTES")) func soak() throws {
         let figures = SoakFigures()
-        let end = Date().addingTimeInterval(Self.minutes * 60)
+        let begin = Date(), end = begin.addingTimeInterval(Self.minutes * 60)
+        let isOver = Monitor(false)
+        let reporter = Thread(name: "soak-progress") {
+            while isOver.wait(milliseconds: 60_000, until: { $0 ? () : nil }) == nil {
+                let share = min(1, Date().timeIntervalSince(begin) / (Self.minutes * 60))
+                Self.announce(figures.progress(share: share, secondsLeft: max(0, Int(end.timeIntervalSinceNow))))
+            }
+        }
         DispatchQueue.concurrentPerform(iterations: ProcessInfo.processInfo.activeProcessorCount) { _ in
             while Date() < end { Self.step(UInt64.random(in: 1 ... .max), figures) }
         }
+        isOver.withLock { $0 = true }
+        isOver.notifyAll()
+        reporter.join()
         for failure in figures.failures { Issue.record("\(failure)") }
         print(figures.table)
     }
@@ -47,6 +58,18 @@ import Testing
     @Test(.enabled(if: seed != nil, "set JEXT4_SOAK_SEED")) func again() throws {
         let figures = SoakFigures()
         Self.step(try #require(Self.seed), figures)
+        #expect(figures.failures.isEmpty, "\(figures.failures)")
+    }
+
+    static let measured = ProcessInfo.processInfo.environment["JEXT4_SOAK_MEASURE"].flatMap { UInt64($0) } ?? 0
+
+    /// The exploration alone, of so many seeds that are the same every time, on one core: how fast is it?
+    @Test(.enabled(if: measured > 0, "set JEXT4_SOAK_MEASURE")) func speed() throws {
+        let figures = SoakFigures()
+        for seed in 1...Self.measured {
+            try figures.add(exploring: CrashCampaign.swarm(seed: seed, operations: 20...60), askEvery: 0)
+        }
+        print(figures.table)
         #expect(figures.failures.isEmpty, "\(figures.failures)")
     }
 
@@ -63,7 +86,7 @@ import Testing
                 try figures.add(sampling: WorkloadTests.campaign(workloads, number, seed: seed), .short)
             case 1:
                 announce("seed \(seed), swarm, every state")
-                try figures.add(exploring: CrashCampaign.swarm(seed: seed, operations: 20...60))
+                try figures.add(exploring: CrashCampaign.swarm(seed: seed, operations: 20...60), askEvery: 16)
             default:
                 announce("seed \(seed), swarm")
                 try figures.add(sampling: CrashCampaign.swarm(seed: seed, operations: 50...400), .random)

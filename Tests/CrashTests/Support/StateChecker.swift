@@ -73,7 +73,7 @@ struct StateChecker {
         guard complaints.isEmpty else { return complaints.map { "after e2fsck's replay: \($0)" } }
         let theirs = try Self.recover(replayed)
         return theirs.withoutAllocation == tree.withoutAllocation
-            ? [] : ["e2fsck's replay gives another tree\n\(replay.output)"]
+            ? [] : ["\(Structure.disagreement): e2fsck's replay gives another tree\n\(replay.output)"]
     }
 
     /// P4: the kernel's ext4 mounts the state, and the same tree comes out. Needs root and loop devices.
@@ -92,7 +92,8 @@ struct StateChecker {
         let complaints = try Structure.complaints(of: replayed)
         guard complaints.isEmpty else { return complaints.map { "after the kernel's replay: \($0)" } }
         let theirs = try recover(replayed)
-        return theirs.withoutAllocation == tree.withoutAllocation ? [] : ["the kernel's replay gives another tree"]
+        return theirs.withoutAllocation == tree.withoutAllocation
+            ? [] : ["\(Structure.disagreement): the kernel's replay gives another tree"]
     }
 }
 

@@ -4,11 +4,19 @@ import Foundation
 
 /// Whether a volume is sound, asked of three that know nothing of each other.
 enum Structure {
+    /// Begins what is said where some complain and others do not.
+    static let disagreement = "the oracles disagree"
+
     /// What our own checker, libext2fs and e2fsck have to say of a recovered volume; empty: nothing.
     static func complaints(of disk: any BlockDevice) throws -> [String] {
         let image = TemporaryFile("image", contents: try contents(disk))
-        return VolumeChecker(disk).check().map(\.description) + LibraryCheck.complaints(of: image.path)
-            + e2fsck(image.path)
+        let judges = [
+            ("our checker", VolumeChecker(disk).check().map(\.description)),
+            ("libext2fs", LibraryCheck.complaints(of: image.path)), ("e2fsck", e2fsck(image.path)),
+        ]
+        let silent = judges.filter(\.1.isEmpty).map(\.0), complaints = judges.flatMap(\.1)
+        guard !complaints.isEmpty, !silent.isEmpty else { return complaints }
+        return ["\(disagreement): nothing from \(silent.joined(separator: " and "))"] + complaints
     }
 
     /// Of what e2fsck does not think grave it only says that it would correct it, and exits with 0. That a time lies in
