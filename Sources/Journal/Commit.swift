@@ -163,6 +163,7 @@ extension Journal {
             precondition(
                 Int(length) <= state.committing?.space ?? 0, "a transaction took more of the log than promised")
             state.committing = nil
+            state.expectAnswered(answers.count)
             state.committed.append(JournalState.Committed(transaction: transaction, start: start))
             state.head = geometry.advance(start, by: length)
             state.used += Int(length)

@@ -41,30 +41,43 @@ extension Journal {
     /// False when no commit to come covers the transaction and the data that the caller wrote before.
     private func enqueue(_ answer: @escaping DurabilityAnswer, for transaction: TransactionID) -> Bool {
         guard !options.isManual else { return false }
-        return state.withLock { state in
-            guard state.abortCause == nil, !state.isClosed else { return false }
+        let (isTaken, isAllExpected) = state.withLock { state in
+            guard state.abortCause == nil, !state.isClosed else { return (false, false) }
             switch state.standing(of: transaction) {
             case .running:
                 state.noteRequest()
                 state.running.answers.append(answer)
-                commitThread.wake()
-                return true
+                if state.running.answers.count == 1 { commitThread.wake() }
+                return (true, state.hasAllExpected)
             case .committing(_, coversData: true):
                 state.committing?.answers.append(answer)
-                return true
-            case .committing, .durable: return false
+                return (true, false)
+            case .committing, .durable: return (false, false)
             }
         }
+        if isAllExpected { state.notifyAll() }
+        return isTaken
     }
 
     /// The work of the commit thread: what grew old, what is full, and what somebody is to hear of. A call that came
     /// while the commit it asks for was under way finds neither.
     func commitWhatIsDue(isOld: Bool) {
+        if !isOld { waitForExpected() }
         let isDue = isOld || state.withLock { $0.running.isFull || !$0.running.answers.isEmpty }
         guard isDue else { return }
         // An error has aborted the journal, and whoever waits has been told.
         do throws(Ext4Error) { try commitNow() } catch {}
     }
+
+    /// Not longer than half of what a commit takes: see `expectAnswered`.
+    private func waitForExpected() {
+        let most = state.withLock { $0.hasAllExpected ? 0 : $0.counters.averageCommit / 2 }
+        guard most > 0 else { return }
+        _ = state.wait(nanoseconds: Int(min(most, Self.longestWaitNanoseconds))) { state -> Void? in
+            state.hasAllExpected || state.running.isFull || state.abortCause != nil ? () : nil
+        }
+    }
+    private static let longestWaitNanoseconds: UInt64 = 10_000_000
 
     /// Commits what is running and waits, also for its actions. Data written in place is durable too: by the flush of
     /// that commit, which begins after this call, or by one of its own when there was nothing to commit.

@@ -44,6 +44,8 @@ struct JournalState {
     var used = 0
     /// On disk s_start is 0: it must become the head before anything is written to the log.
     var isEmptyOnDisk: Bool
+    /// How many will probably have asked for the next commit in a while; 0: nobody is waited for.
+    private(set) var expectedCount = 0
     /// A handle waits for log space.
     var isSpaceWanted = false
     var lastCommitTime = CommitTime(seconds: 0, nanoseconds: 0)
@@ -86,6 +88,15 @@ struct JournalState {
         }
         return (committing?.answers ?? []) + running.answers
     }
+
+    /// A commit has answered so many while others waited already: they are likely to ask again soon, and one commit for
+    /// all is less work than two. A thread that is alone never waits for itself.
+    mutating func expectAnswered(_ count: Int) {
+        expectedCount = running.answers.isEmpty ? 0 : running.answers.count + count
+    }
+
+    /// Whether all who are expected have asked for the next commit.
+    var hasAllExpected: Bool { running.answers.count >= expectedCount }
 
     /// Somebody waits for the commit of the running transaction.
     mutating func noteRequest() {

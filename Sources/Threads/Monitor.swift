@@ -65,10 +65,18 @@ package func monotonicNanoseconds() -> UInt64 {
         milliseconds: Int, file: StaticString = #fileID, line: UInt = #line,
         until ready: (inout State) throws(E) -> R?
     ) throws(E) -> R? {
+        try wait(nanoseconds: milliseconds * 1_000_000, file: file, line: line, until: ready)
+    }
+
+    /// As `wait(until:)`, but gives nil when `nanoseconds` have passed.
+    package func wait<R: ~Copyable, E: Error>(
+        nanoseconds: Int, file: StaticString = #fileID, line: UInt = #line,
+        until ready: (inout State) throws(E) -> R?
+    ) throws(E) -> R? {
         var deadline = timespec()
         unsafe clock_gettime(CLOCK_MONOTONIC, &deadline)
-        deadline.tv_sec += milliseconds / 1000
-        deadline.tv_nsec += milliseconds % 1000 * 1_000_000
+        deadline.tv_sec += nanoseconds / 1_000_000_000
+        deadline.tv_nsec += nanoseconds % 1_000_000_000
         if deadline.tv_nsec >= 1_000_000_000 {
             deadline.tv_sec += 1
             deadline.tv_nsec -= 1_000_000_000
