@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """jext4 beside the kernel's ext4, fuse2fs and an empty FUSE server, in one run: one table, ratios first.
+The contender io_uring is jext4 again, mounted with -o io_uring.
 
 Every contender does the same steps in turn, and the turns are repeated; a figure is the median of the repetitions. The
 empty server keeps names in memory and discards data: no FUSE server can be faster. Needs root, fio and fuse2fs.
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
-  BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4)
+  BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4, io_uring)
   BENCH_WORK=a,b   works (names, fsync, commits, io, trees, replay)
   BENCH_SCRATCH=D  where images are (default /var/tmp)
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
@@ -73,8 +74,8 @@ class Figures:
         rates = self.rates[work].get(contender)
         return statistics.median(rates) if rates else None
 
-    def ratio(self, work, other):
-        ours, theirs = self.median(work, "jext4"), self.median(work, other)
+    def ratio(self, work, other, one="jext4"):
+        ours, theirs = self.median(work, one), self.median(work, other)
         return ours / theirs if ours and theirs else None
 
 
@@ -266,18 +267,22 @@ def print_growth(figures, contenders):
 def print_table(figures, contenders):
     """Ratios are of rates: above 1 jext4 is faster."""
     others = ["kernel", "fuse2fs", "empty"]
+    has_rings = any(contender.name == "io_uring" for contender in contenders)
     names = [contender.name for contender in contenders]
     if "replay" in WORKS:
         others.append("e2fsck")
         names += [name for name in ("jext4", "e2fsck") if name not in names]
-    header = ["work", *(f"jext4/{name}" for name in others), "goal", *names]
+    heads = [f"jext4/{name}" for name in others] + (["io_uring/kernel"] if has_rings else [])
+    header = ["work", *heads, "goal", *names]
     rows = [header]
     for work in figures.rates:
         ratios = [figures.ratio(work, name) for name in others]
+        if has_rings:
+            ratios.append(figures.ratio(work, "kernel", "io_uring"))
         times = [absolute(figures.median(work, name), figures.units[work])
                  + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
-    print_aligned(rows, {0, len(others) + 1})
+    print_aligned(rows, {0, header.index("goal")})
     print(f"\nMedians of {RUNS}, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
     if figures.cut:
         print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")

@@ -5,6 +5,8 @@ import subprocess
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# Whether FUSE servers may use io_uring.
+SWITCH = "/sys/module/fuse/parameters/enable_uring"
 
 
 def run(*command, **options):
@@ -19,7 +21,6 @@ def run(*command, **options):
 def is_mounted(directory):
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         return any(line.split()[4] == directory for line in table)
-
 
 class Contender:
     """The volume of one contender: an image file (if it has one) and a mount point in a scratch directory."""
@@ -104,6 +105,26 @@ class Jext4(Contender):
         self.wait()
 
 
+class Rings(Jext4):
+    """jext4 with FUSE over io_uring."""
+
+    name = "io_uring"
+
+    def missing(self):
+        return super().missing() or (None if os.path.exists(SWITCH) else "the kernel has no FUSE over io_uring")
+
+    def mount(self):
+        with open(SWITCH, encoding="ascii") as file:
+            self.former = file.read()[0]
+        self.start(self.jext4, "mount", "-f", "-o", "io_uring", self.image, self.directory)
+
+    def wait(self):
+        super().wait()
+        # The other contenders go as they would without.
+        with open(SWITCH, "w", encoding="ascii") as file:
+            file.write(self.former)
+
+
 class Kernel(Contender):
     """The kernel's ext4 on a loop device that does direct I/O, so that nothing is cached twice."""
 
@@ -154,4 +175,4 @@ class Empty(Contender):
         self.start(f"{self.tools}/emptyfs", *writeback, self.directory)
 
 
-ALL = [Kernel, Fuse2fs, Empty, Jext4]
+ALL = [Kernel, Fuse2fs, Empty, Jext4, Rings]

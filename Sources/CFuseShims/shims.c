@@ -22,25 +22,44 @@ void jext4_set_worker(const struct jext4_worker *worker) { current_worker = work
 const struct jext4_worker *jext4_worker(void) { return current_worker; }
 
 /// Bits for the FUSE_INIT answer, which is the first message of a connection. Cleared when they have been added.
-static uint32_t init_flags;
-/// fuse_out_header and the flags word of fuse_init_out, in bytes.
-enum { out_header_size = 16, init_out_size = 64, init_flags_offset = 12 };
+static uint64_t init_flags;
+/// fuse_out_header with its request number, and the two words of flags of fuse_init_out, in bytes.
+enum { out_header_size = 16, unique_offset = 8, init_out_size = 64, init_flags_offset = 12, more_flags_offset = 32 };
+/// FUSE_INIT_EXT: there is a second word.
+enum { has_more_flags = 1 << 30 };
 
-void jext4_add_init_flags(uint32_t flags) { init_flags = flags; }
+void jext4_add_init_flags(uint64_t flags) { init_flags = flags >> 32 ? flags | has_more_flags : flags; }
+
+static void add_bits(char *answer, size_t offset, uint32_t bits) {
+    uint32_t flags;
+    memcpy(&flags, answer + offset, sizeof flags);
+    flags |= bits;
+    memcpy(answer + offset, &flags, sizeof flags);
+}
 
 static int own_descriptor(int descriptor) { return current_worker ? current_worker->descriptor : descriptor; }
 
 static ssize_t write_answer(int descriptor, struct iovec *parts, int count, void *context) {
     (void)context;
     if (init_flags && count == 2 && parts[0].iov_len == out_header_size && parts[1].iov_len == init_out_size) {
-        uint32_t flags;
-        char *answer = parts[1].iov_base;
-        memcpy(&flags, answer + init_flags_offset, sizeof flags);
-        flags |= init_flags;
-        memcpy(answer + init_flags_offset, &flags, sizeof flags);
+        add_bits(parts[1].iov_base, init_flags_offset, (uint32_t)init_flags);
+        add_bits(parts[1].iov_base, more_flags_offset, (uint32_t)(init_flags >> 32));
         init_flags = 0;
     }
+    // What answers no request is a notice to the kernel, and those go over the descriptor.
+    uint64_t unique;
+    memcpy(&unique, (char *)parts[0].iov_base + unique_offset, sizeof unique);
+    if (current_worker && current_worker->ring && unique != 0)
+        return jext4_ring_answer(current_worker->ring, parts, count);
     return writev(own_descriptor(descriptor), parts, count);
+}
+
+ssize_t jext4_send_answer(int descriptor, const void *bytes, size_t count) {
+    struct iovec parts[] = {
+        {(void *)(uintptr_t)bytes, out_header_size},
+        {(char *)(uintptr_t)bytes + out_header_size, count - out_header_size},
+    };
+    return write_answer(descriptor, parts, count > out_header_size ? 2 : 1, NULL);
 }
 
 static ssize_t read_request(int descriptor, void *bytes, size_t count, void *context) {

@@ -46,9 +46,13 @@ internal import Glibc
     }
 
     /// The flags of FUSE_INIT (`fuse_init_in`), while that is the request of the calling thread.
-    static var offeredFlags: UInt32 {
-        let flags = Layout.byteCount + 12
-        return unsafe jext4_worker()?.pointee.request.loadUnaligned(fromByteOffset: flags, as: UInt32.self) ?? 0
+    static var offeredFlags: UInt64 {
+        guard let request = unsafe jext4_worker()?.pointee.request else { return 0 }
+        func word(_ offset: Int) -> UInt64 {
+            UInt64(unsafe request.loadUnaligned(fromByteOffset: Layout.byteCount + offset, as: UInt32.self))
+        }
+        let flags = word(12)
+        return flags & Connection.hasMoreFlags == 0 ? flags : flags | word(16) << 32
     }
 
     /// The node that the request of the calling thread is about; nil on a thread that serves none.
@@ -106,7 +110,7 @@ internal import Glibc
     private func send(failure number: CInt, _ descriptor: CInt) {
         var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: -number, unique: unique)
         // ENOENT: the request was given up meanwhile. ENODEV: the connection is gone. Nobody is left to tell.
-        _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
+        _ = unsafe jext4_send_answer(descriptor, &header, MemoryLayout<Header>.size)
     }
 
     /// FUSE_NOTIFY_INC_EPOCH: every name that the kernel remembers is to be looked up again. Kernels before 6.16 do not
@@ -124,7 +128,7 @@ internal import Glibc
             let header = Header(count: UInt32(memory.count), failure: 0, unique: unique)
             unsafe memory.storeBytes(of: header, as: Header.self)
             unsafe answer.store(in: UnsafeMutableRawBufferPointer(rebasing: memory[headerCount...]))
-            _ = unsafe write(descriptor, memory.baseAddress, memory.count)
+            _ = unsafe jext4_send_answer(descriptor, memory.baseAddress, memory.count)
         }
     }
 }

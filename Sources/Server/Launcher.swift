@@ -138,6 +138,7 @@ final class ServedMount: Sendable {
     init(_ plan: MountPlan, _ volume: MountedVolume, _ log: Logger) throws(Ext4Error) {
         self.volume = volume
         let isRoot = geteuid() == 0
+        if plan.words.rings == .demanded { try Rings.allow() }
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
         session = try Session(
             volume, arguments: arguments, words: plan.words, crewLimit: Self.crewLimit, log: log)
@@ -197,7 +198,8 @@ final class ServedMount: Sendable {
         case .status, .statusJSON:
             let report = try session.volume.use { fileSystem in
                 StatusReport(
-                    fileSystem, image: plan.image, directory: plan.directory, type: record.type, process: getpid())
+                    fileSystem, image: plan.image, directory: plan.directory, type: record.type, process: getpid(),
+                    usesRings: session.usesRings)
             }
             return command == .status ? report.text : report.json
         }

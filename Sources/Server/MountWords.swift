@@ -25,6 +25,16 @@ package struct MountWords: Equatable, Sendable {
     package var keepsAccessTimes = true
     package var keepsDirectoryAccessTimes = true
     package var usesWritebackCache = false
+    package var rings = Rings.asOffered
+
+    /// Whether requests are to come over io_uring.
+    package enum Rings: Sendable {
+        /// Where the kernel offers it.
+        case asOffered
+        /// Or else there is no mount. As root, the kernel's switch is turned on for it.
+        case demanded
+        case never
+    }
 
     package enum ErrorPolicy: String, Sendable {
         case remountReadOnly = "remount-ro"
@@ -87,6 +97,8 @@ package struct MountWords: Equatable, Sendable {
         case "diratime": keepsDirectoryAccessTimes = true
         case "nodiratime": keepsDirectoryAccessTimes = false
         case "writeback": usesWritebackCache = true
+        case "io_uring": rings = .demanded
+        case "noio_uring": rings = .never
         default: throw .refused("unknown mount option '\(word)'")
         }
     }

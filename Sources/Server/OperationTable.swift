@@ -48,9 +48,13 @@ enum Connection {
     static var backgroundLimit: CUnsignedInt { 64 }
     /// FUSE_HANDLE_KILLPRIV_V2, which libfuse 3.14 does not know: set-id bits are ours to clear on write, truncate and
     /// chown, and the kernel need not ask for security.capability before every write.
-    static var handlesPrivileges: UInt32 { 1 << 28 }
+    static var handlesPrivileges: UInt64 { 1 << 28 }
     /// FUSE_SETXATTR_EXT, unknown to it as well: the kernel says when an access list takes the set-group-id bit away.
-    static var extendedSetxattr: UInt32 { 1 << 29 }
+    static var extendedSetxattr: UInt64 { 1 << 29 }
+    /// FUSE_INIT_EXT: a second word of flags.
+    static var hasMoreFlags: UInt64 { 1 << 30 }
+    /// FUSE_OVER_IO_URING, offered where the kernel's module has enable_uring set.
+    static var hasRings: UInt64 { 1 << 41 }
 
     /// What we want where the kernel has it.
     static var wanted: CUnsignedInt {
@@ -87,7 +91,8 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
     unsafe connection.pointee.congestion_threshold = Connection.backgroundLimit * 3 / 4
     unsafe connection.pointee.time_gran = 1
     session.begin(capable: capable, offered: DirectRequest.offeredFlags)
-    jext4_add_init_flags(Connection.handlesPrivileges | Connection.extendedSetxattr)
+    let added = Connection.handlesPrivileges | Connection.extendedSetxattr
+    jext4_add_init_flags(session.usesRings ? added | Connection.hasRings : added)
 }
 
 @c(jext4_serve_destroy)

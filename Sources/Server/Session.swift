@@ -24,19 +24,14 @@ internal import Threads
     private var raw: OpaquePointer?
     private let log: OnceLog
     /// What the kernel offered in INIT, as libfuse says it and as the kernel did; 0 before.
-    private let capable = Atomic<UInt32>(0), offered = Atomic<UInt32>(0)
+    private let capable = Atomic<UInt32>(0), offered = Atomic<UInt64>(0)
 
-    private struct Crew {
-        var started: [Thread] = []
-        var endedCount = 0
-        var isStopping = false
-
-        var hasEnded: Bool { isStopping && endedCount == started.count }
-    }
-    private let crew = Monitor(Crew())
-    /// Threads that wait for a request.
-    private let idleCount = Atomic<Int>(0)
+    private let crew = Crew()
     private let crewLimit: Int
+    private let ringChoice: MountWords.Rings
+    private let ringsAreOn = Atomic(false)
+    /// Threads wait for the device and for the log.
+    private static let leastPerQueue = 4
 
     /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
     /// requests come that find none idle.
@@ -47,6 +42,7 @@ internal import Threads
         fileSystem = volume.fileSystem
         usesWritebackCache = words.usesWritebackCache
         usesAccessLists = words.usesAccessLists
+        ringChoice = words.rings
         blockByteCount = volume.fileSystem.statistics().blockByteCount
         self.log = OnceLog(log)
         self.crewLimit = max(1, crewLimit)
@@ -81,10 +77,15 @@ internal import Threads
     }
 
     /// Called while INIT is answered.
-    func begin(capable: UInt32, offered: UInt32) {
+    func begin(capable: UInt32, offered: UInt64) {
         self.capable.store(capable, ordering: .relaxed)
         self.offered.store(offered, ordering: .relaxed)
+        let areOffered = offered & Connection.hasRings != 0
+        ringsAreOn.store(areOffered && ringChoice != .never && Rings.arePossible, ordering: .relaxed)
     }
+
+    /// Whether requests come over io_uring; known once INIT is served.
+    var usesRings: Bool { ringsAreOn.load(ordering: .relaxed) }
 
     var hasExtendedSetxattr: Bool { offered.load(ordering: .relaxed) & Connection.extendedSetxattr != 0 }
 
@@ -135,79 +136,67 @@ internal import Threads
     /// Answers the first request, INIT, so that the mount works when this returns.
     func serveFirst() throws(Ext4Error) {
         guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
-        let worker = Worker(descriptor: unsafe fuse_session_fd(raw))
+        let worker = try Worker(.device(unsafe fuse_session_fd(raw)))
         defer { worker.leave() }
         while true {
             let count = unsafe worker.receive(raw)
-            if count == -EINTR || count == -EAGAIN { continue }
+            if count == -Int(EINTR) || count == -Int(EAGAIN) { continue }
             guard count > 0 else { throw .refused("the kernel ended the connection before it began") }
             unsafe worker.process(raw, self)
+            if ringChoice == .demanded, !usesRings {
+                throw .refused("option 'io_uring': the kernel does not offer it on this connection")
+            }
             return
         }
     }
 
     /// Serves until the connection ends or `stop` is called.
     func serveRest() {
-        grow()
-        let threads = crew.wait { crew -> [Thread]? in crew.hasEnded ? crew.started : nil }
-        for thread in threads { thread.join() }
+        let descriptor = unsafe fuse_session_fd(raw)
+        if usesRings {
+            let count = Rings.queueCount
+            let limit = max(Self.leastPerQueue, crewLimit / count)
+            for queue in 0..<count { start(Crew.Post(.queue(queue, descriptor), limit: limit)) }
+        }
+        // With rings, only what the kernel forgets and interrupts is told over the device.
+        start(Crew.Post(.device(descriptor), limit: usesRings ? 2 : crewLimit))
+        crew.waitForAll()
     }
+
+    private func start(_ post: Crew.Post) { crew.start(post) { [self] in work(at: post) } }
 
     /// Makes every thread end after the request that it serves. Does not wait.
-    func stop() {
-        crew.withLock { crew in
-            crew.isStopping = true
-            guard !crew.hasEnded else { return }
-            for thread in crew.started { thread.interrupt(signal: SIGUSR1) }
-        }
-        crew.notifyAll()
-    }
+    func stop() { crew.stop() }
 
-    /// Whether the crew has ended within the time. A thread may miss the signal of `stop` just before it waits: it is
-    /// given again.
-    func waitForEnd(milliseconds: Int) -> Bool {
-        crew.wait(milliseconds: milliseconds) { $0.hasEnded ? true : nil } ?? false
-    }
+    /// Whether every thread has ended within the time. One may miss the signal of `stop`: it is given again.
+    func waitForEnd(milliseconds: Int) -> Bool { crew.waitForEnd(milliseconds: milliseconds) }
 
     /// For DESTROY, after which no request comes: returns when those before it have been served, on the other threads.
-    func waitForOthers() {
-        let pollMicroseconds: UInt32 = 200
-        while true {
-            let busy = crew.withLock { $0.started.count - $0.endedCount } - idleCount.load(ordering: .acquiring)
-            if busy <= 1 { return }
-            usleep(pollMicroseconds)
-        }
-    }
-
-    private func grow() {
-        crew.withLock { crew in
-            guard !crew.isStopping, crew.started.count < crewLimit else { return }
-            crew.started.append(Thread(name: "jext4-fuse") { [self] in work() })
-        }
-    }
+    func waitForOthers() { crew.waitForOthers() }
 
     /// The life of one thread of the crew.
-    private func work() {
+    private func work(at post: Crew.Post) {
         guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
-        let worker = Worker(descriptor: unsafe fuse_session_fd(raw))
-        defer { worker.leave() }
-        while true {
-            idleCount.add(1, ordering: .releasing)
-            let count = unsafe worker.receive(raw)
-            let isLastIdle = idleCount.subtract(1, ordering: .relaxed).newValue == 0
-            if count == -EINTR || count == -EAGAIN {
-                if crew.withLock({ $0.isStopping }) { break }
-                continue
+        do throws(Ext4Error) {
+            let worker = try Worker(post.source)
+            defer { worker.leave() }
+            while true {
+                let (count, isLast) = crew.wait(at: post) { unsafe worker.receive(raw) }
+                if count == -Int(EINTR) || count == -Int(EAGAIN) {
+                    if crew.isStopping { return }
+                    continue
+                }
+                guard count > 0 else {
+                    if count < 0 { log.error("the kernel gives no request: errno \(-count)") }
+                    return
+                }
+                if isLast { start(post) }
+                unsafe worker.process(raw, self)
             }
-            guard count > 0 else { break }
-            if isLastIdle { grow() }
-            unsafe worker.process(raw, self)
+        } catch {
+            // The kernel waits for a thread at every queue before it sends anything.
+            log.error(error.description)
+            crew.stop()
         }
-        crew.withLock { crew in
-            // One thread saw the end of the connection: all will.
-            crew.isStopping = true
-            crew.endedCount += 1
-        }
-        crew.notifyAll()
     }
 }

@@ -17,7 +17,9 @@ package struct StatusReport: Equatable, Sendable {
 
     package init(fields: [(name: String, value: Value)]) { self.fields = fields }
 
-    package init(_ fileSystem: FileSystem, image: String, directory: String, type: String, process: Int32) {
+    package init(
+        _ fileSystem: FileSystem, image: String, directory: String, type: String, process: Int32, usesRings: Bool
+    ) {
         let statistics = fileSystem.statistics()
         fields = [
             ("version", .text(Product.version)), ("process", .number(UInt64(process))), ("image", .text(image)),
@@ -27,6 +29,7 @@ package struct StatusReport: Equatable, Sendable {
             ("free_blocks", .number(statistics.freeBlocks)),
             ("available_blocks", .number(statistics.availableBlocks)), ("inodes", .number(statistics.inodes)),
             ("free_inodes", .number(statistics.freeInodes)),
+            ("transport", .text(usesRings ? "io_uring" : "device")),
         ]
         addErrors(fileSystem)
         if let counters = fileSystem.journalCounters { add(counters) }

@@ -1,6 +1,22 @@
 internal import CFuse3
 internal import CFuseShims
+internal import Ext4Format
 internal import Glibc
+
+/// Where a thread takes its requests from.
+enum RequestSource {
+    /// An open /dev/fuse. Whichever thread reads first has the next request.
+    case device(CInt)
+    /// The queue that the kernel keeps for one processor when FUSE goes over io_uring; the descriptor names the
+    /// connection.
+    case queue(Int, CInt)
+
+    var descriptor: CInt {
+        switch self {
+        case .device(let descriptor), .queue(_, let descriptor): descriptor
+        }
+    }
+}
 
 /// The memory with which one thread receives a request and builds its answer. Used by that thread alone.
 @safe final class Worker {
@@ -20,28 +36,53 @@ internal import Glibc
         static var total: Int { scratch + Connection.transferByteCount + page }
     }
 
-    /// `descriptor` is the open /dev/fuse to serve. The pages are touched only as far as requests are long.
-    init(descriptor: CInt) {
+    /// The pages are touched only as far as requests are long. A ring that the kernel does not give is `.refused`.
+    init(_ source: RequestSource) throws(Ext4Error) {
         unsafe memory = .allocate(byteCount: Layout.total, alignment: Layout.page)
         unsafe context = .allocate(capacity: 1)
         unsafe context.initialize(
             to: jext4_worker(
-                descriptor: descriptor, request: memory + Layout.start, scratch: memory + Layout.scratch,
-                scratch_size: Connection.transferByteCount + Layout.page))
+                descriptor: source.descriptor, request: memory + Layout.start, scratch: memory + Layout.scratch,
+                scratch_size: Layout.request, ring: nil))
         unsafe buffer.mem = memory + Layout.start
+        if case .queue(let queue, let descriptor) = source {
+            // No request that is answered from the scratch memory has a payload of its own.
+            unsafe context.pointee.scratch = memory + Layout.page
+            unsafe context.pointee.ring = try Self.openRing(descriptor, queue, payload: memory + Layout.page)
+            jext4_stay_on(UInt32(queue))
+        }
         unsafe jext4_set_worker(context)
+    }
+
+    private static func openRing(
+        _ descriptor: CInt, _ queue: Int, payload: UnsafeMutableRawPointer
+    ) throws(Ext4Error) -> OpaquePointer {
+        guard let ring = unsafe jext4_ring_open(descriptor, UInt32(queue), payload, Layout.request) else {
+            throw .refused("no io_uring: errno \(errno)")
+        }
+        return unsafe ring
     }
 
     /// Must be called on the thread that made it.
     func leave() { jext4_set_worker(nil) }
 
     deinit {
+        if let ring = unsafe context.pointee.ring { unsafe jext4_ring_close(ring) }
         unsafe context.deallocate()
         unsafe memory.deallocate()
     }
 
     /// Waits for a request: its length in bytes, 0 at the end of the connection, or a negative errno.
-    func receive(_ session: OpaquePointer) -> CInt { unsafe fuse_session_receive_buf(session, &buffer) }
+    func receive(_ session: OpaquePointer) -> Int {
+        guard let ring = unsafe context.pointee.ring else {
+            return Int(unsafe fuse_session_receive_buf(session, &buffer))
+        }
+        let count = unsafe jext4_ring_receive(ring, &context.pointee.request)
+        guard count > 0 else { return count }
+        unsafe buffer.mem = UnsafeMutableRawPointer(mutating: context.pointee.request)
+        unsafe buffer.size = count
+        return count
+    }
 
     /// Serves what `receive` got.
     func process(_ raw: OpaquePointer, _ session: Session) {

@@ -219,7 +219,7 @@ class Mount:
         self.seconds = time.monotonic() - start
 
     def _start_server(self, options, timeout):
-        words = ",".join(word for word in ["allow_other", options] if word)
+        words = ",".join(word for word in ["allow_other", os.environ.get("JEXT4_OPTIONS"), options] if word)
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([JEXT4, "mount", "-f", "-o", words, self.image, self.directory],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)

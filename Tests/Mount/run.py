@@ -30,7 +30,7 @@ ON_MOUNT = {
     "stress_ng.py": ("4G", []),
 }
 ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
-              "shutdown.py", "recording.py", "large_volume.py"]
+              "shutdown.py", "recording.py", "rings.py", "large_volume.py"]
 # What those programs share.
 SHARED = ["run.py", "harness.py", "imageedit.py", "treedigest.py"]
 
@@ -46,6 +46,7 @@ def arguments():
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="programs whose name has this")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scratch", help="a directory on a disk with some GiB free (default: a new one in /var/tmp)")
+    parser.add_argument("--options", default="", help="words for -o of every mount, such as io_uring")
     parser.add_argument("--list", action="store_true", help="print the programs and end")
     return parser.parse_args()
 
@@ -53,7 +54,8 @@ def arguments():
 def set_environment(options):
     os.environ.update(JEXT4=os.path.abspath(options.jext4), JEXT4_TOOLS=os.path.abspath(options.tools),
                       JEXT4_FS=options.fs, JEXT4_LENGTH=options.length, JEXT4_MINUTES=str(options.minutes),
-                      JEXT4_SEED=str(options.seed), PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1")
+                      JEXT4_OPTIONS=options.options, JEXT4_SEED=str(options.seed), PYTHONDONTWRITEBYTECODE="1",
+                      PYTHONUNBUFFERED="1")
 
 
 class Tally:

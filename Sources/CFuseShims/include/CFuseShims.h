@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include "../../CFuse3/CFuse3.h"
 
 /// What a thread that serves requests keeps for itself. The memory belongs to the caller of jext4_set_worker.
@@ -16,6 +17,8 @@ struct jext4_worker {
     /// Page-aligned memory for one answer, and its length in bytes.
     void *scratch;
     size_t scratch_size;
+    /// What this thread takes its requests from instead of the descriptor; null where it does not.
+    struct jext4_ring *ring;
 };
 /// Sets what jext4_worker gives on the calling thread; null ends it.
 void jext4_set_worker(const struct jext4_worker *worker);
@@ -25,8 +28,25 @@ const struct jext4_worker *jext4_worker(void);
 /// Makes `session` read and write through the calling thread's descriptor, or through `descriptor` where there is none.
 /// 0, or a negative errno.
 int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor);
-/// Adds `flags` (the FUSE_INIT bits 0...31 that libfuse does not know) to the next FUSE_INIT answer of this process.
-void jext4_add_init_flags(uint32_t flags);
+/// Adds `flags` (FUSE_INIT bits that libfuse does not know) to the next FUSE_INIT answer of this process.
+void jext4_add_init_flags(uint64_t flags);
+/// Sends a whole answer, from its fuse_out_header on, as libfuse's answers go. Bytes sent, or -1 and errno.
+ssize_t jext4_send_answer(int descriptor, const void *bytes, size_t count);
+
+/// One io_uring, over which one thread takes the requests of one processor's queue, one at a time: FUSE over io_uring.
+struct jext4_ring;
+/// Needs a kernel of 6.14 or later. `payload` takes what goes with a request and with an answer, at least as much as
+/// the connection's largest transfer; before it there is room for 168 bytes of headers. Null and errno.
+struct jext4_ring *jext4_ring_open(int fuse, unsigned queue, void *payload, size_t payload_size);
+void jext4_ring_close(struct jext4_ring *ring);
+/// Hands in the answer to the request before, EIO where there was none, and waits for the next. Gives its length and
+/// where it lies in one piece; 0 at the end of the connection; a negative errno, -EINTR after a signal. Only on one
+/// thread, the one that makes the first call.
+ssize_t jext4_ring_receive(struct jext4_ring *ring, const void **request);
+/// Keeps the answer to the request at hand, a fuse_out_header first. Bytes kept, or -1 when they are too many.
+ssize_t jext4_ring_answer(struct jext4_ring *ring, const struct iovec *parts, int count);
+/// Binds the calling thread to a processor, if it may run there.
+void jext4_stay_on(unsigned processor);
 
 /// Keeps libfuse's messages instead of printing them. jext4_fuse_message gives the last one, "" at first.
 void jext4_keep_fuse_messages(void);

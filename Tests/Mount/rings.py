@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""A mount with -o io_uring, whose requests come over rings and not over /dev/fuse: rings.py SCRATCH
+
+The programs that work on any mount say the same of it. Needs Linux 6.14; run.py --options io_uring runs all programs so.
+"""
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import treedigest
+from harness import JEXT4, NOBODY, Mount, check, expect_clean, expect_kernel_sees, main, make_image, \
+    missing_root, mounted, run, take_down, watchdog
+
+SWITCH = "/sys/module/fuse/parameters/enable_uring"
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAMS = ["posix_files.py", "posix_attributes.py", "random_writes.py", "sqlite_transactions.py"]
+
+
+def missing():
+    return missing_root() or (None if os.path.exists(SWITCH) else "FUSE over io_uring (Linux 6.14)")
+
+
+@contextlib.contextmanager
+def switched(value):
+    """The kernel's switch set, and afterwards as it was."""
+    with open(SWITCH, encoding="ascii") as file:
+        former = file.read()[0]
+    with open(SWITCH, "w", encoding="ascii") as file:
+        file.write(value)
+    try:
+        yield
+    finally:
+        with open(SWITCH, "w", encoding="ascii") as file:
+            file.write(former)
+
+
+def transport(directory):
+    return json.loads(run(JEXT4, "status", "--json", directory))["transport"]
+
+
+@check("programs find a mount over rings as they find any other", need=missing)
+def programs(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "1G")
+    with switched("N"), mounted(image, directory, "io_uring") as mount:
+        assert transport(directory) == "io_uring"
+        for program in PROGRAMS:
+            done = subprocess.run([sys.executable, os.path.join(HERE, program), directory], stdin=subprocess.DEVNULL,
+                                  capture_output=True, timeout=300, check=False)
+            lines = done.stdout.decode(errors="replace").splitlines()
+            bad = [line for line in lines if line.startswith("not ok")]
+            assert done.returncode == 0 and not bad, f"{program}: {bad or done.stderr.decode()[-1000:]}"
+        with watchdog(mount, 120):
+            seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, os.path.join(scratch, "kernel"))
+
+
+@check("more threads than queues sync, read and write at once, and the mount goes down under them", need=missing)
+def crowd(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "512M")
+    stops = threading.Event()
+
+    def work(number):
+        with contextlib.suppress(OSError):
+            for turn in range(1_000_000):
+                path = f"{directory}/file-{number}-{turn % 20}"
+                with open(path, "wb") as file:
+                    file.write(bytes([turn % 256]) * 70_000)
+                    os.fsync(file.fileno())
+                with open(path, "rb") as file:
+                    assert file.read() == bytes([turn % 256]) * 70_000
+                if stops.is_set():
+                    return
+
+    mount = Mount(image, directory, "io_uring")
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(48)]
+    try:
+        for thread in threads:
+            thread.start()
+        stops.wait(3)
+        mount.process.terminate()
+        assert mount.process.wait(60) == 0, mount.output()[-1000:]
+    finally:
+        stops.set()
+        take_down(mount)
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a thread waits for a server that is gone"
+    expect_clean(image)
+
+
+@check("the switch of the kernel and the words of -o decide on the transport", need=missing)
+def choice(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "64M")
+    for switch, words, expected in [("N", "", "device"), ("Y", "", "io_uring"), ("Y", "noio_uring", "device"),
+                                    ("N", "io_uring", "io_uring")]:
+        with switched(switch), mounted(image, directory, words):
+            assert transport(directory) == expected, f"{switch}, {words}: {transport(directory)}"
+            os.makedirs(f"{directory}/{switch}{words}")
+    expect_clean(image)
+
+
+@check("a user who may not turn the switch on is told who can", need=missing)
+def refused(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "64M")
+    os.makedirs(directory, exist_ok=True)
+    for path in (scratch, image, directory):
+        os.chmod(path, 0o777)
+    with switched("N"):
+        done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", JEXT4, "mount", "-o",
+                               "io_uring", image, directory], capture_output=True, check=False)
+    assert done.returncode == 32 and b"enable_uring" in done.stderr, (done.returncode, done.stderr)
+
+
+if __name__ == "__main__":
+    main()
