@@ -175,7 +175,10 @@ ssize_t jext4_ring_answer(struct jext4_ring *ring, const struct iovec *parts, in
     char *payload = ring->parts[1].iov_base;
     size_t size = 0;
     for (int part = 1; part < count; part++) {
-        if (parts[part].iov_len > ring->parts[1].iov_len - size) return -1;
+        if (parts[part].iov_len > ring->parts[1].iov_len - size) {
+            errno = EMSGSIZE;
+            return -1;
+        }
         if (parts[part].iov_base != payload + size) memmove(payload + size, parts[part].iov_base, parts[part].iov_len);
         size += parts[part].iov_len;
     }

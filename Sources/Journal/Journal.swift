@@ -107,6 +107,8 @@ package final class Journal: Sendable {
                 return transaction
             case .locked: break
             case .full:
+                // The commit thread may wait for those who are to ask soon.
+                if !state.running.isFull { self.state.notifyAll() }
                 state.running.isFull = true
                 commitThread.wake()
             case .noSpace:

@@ -15,8 +15,8 @@ final class Crew: Sendable {
         fileprivate let idleCount = Atomic<Int>(0)
         fileprivate let count = Atomic<Int>(0)
 
-        /// Started so far.
-        var threadCount: Int { count.load(ordering: .relaxed) }
+        /// Started and not ended.
+        fileprivate var threadCount: Int { count.load(ordering: .relaxed) }
 
         init(_ source: RequestSource, limit: Int) {
             self.source = source
@@ -40,27 +40,36 @@ final class Crew: Sendable {
         for thread in threads { thread.join() }
     }
 
-    /// Starts a thread at the post if it may have one more. `work` ends when the connection does or the crew stops.
-    func start(_ post: Post, _ work: @escaping @Sendable () -> Void) {
+    /// Why a thread has ended.
+    enum End {
+        /// The connection has ended, or the crew stops.
+        case all
+        /// It cannot work. The last at a post takes the mount down, for there requests would wait for ever.
+        case alone
+    }
+
+    /// Starts a thread at the post if it may have one more.
+    func start(_ post: Post, _ work: @escaping @Sendable () -> End) {
         state.withLock { state in
             guard !state.isStopping, post.threadCount < post.limit else { return }
-            if post.threadCount == 0 { state.posts.append(post) }
+            if !state.posts.contains(where: { $0 === post }) { state.posts.append(post) }
             post.count.add(1, ordering: .relaxed)
             state.started.append(
                 Thread(name: "jext4-fuse") { [self] in
-                    work()
-                    end()
+                    end(work(), at: post)
                 })
         }
     }
 
-    private func end() {
+    private func end(_ cause: End, at post: Post) {
+        let isDeserted = post.count.subtract(1, ordering: .relaxed).newValue == 0
         state.withLock { state in
             // One thread saw the end of the connection: all will.
-            state.isStopping = true
+            if cause == .all { state.isStopping = true }
             state.endedCount += 1
         }
         state.notifyAll()
+        if isDeserted && cause == .alone { kill(getpid(), SIGTERM) }
     }
 
     /// Waits for a request by `receive`. Then nobody else waits at the post: `isLast`.

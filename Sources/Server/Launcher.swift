@@ -154,7 +154,10 @@ final class ServedMount: Sendable {
             guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else { throw KernelMount.noDevice(errno) }
             try session.mountAsUser(at: plan.directory)
         }
-        try session.serveFirst()
+        do throws(Ext4Error) { try session.serveFirst() } catch {
+            Self.takeOutOfSight(plan.directory)
+            throw error
+        }
         guard let record = MountTable.record(at: plan.directory) else {
             throw .refused("\(plan.directory) was unmounted at once")
         }
@@ -220,15 +223,17 @@ final class ServedMount: Sendable {
         return failure
     }
 
-    /// Takes the mount out of sight; when nobody has files open the kernel ends it at once. Else they get their time.
-    private func leave() {
-        if MountTable.record(at: record.directory) == record {
-            if geteuid() == 0 {
-                _ = unsafe jext4_umount(record.directory, true)
-            } else {
-                runHelper(["fusermount3", "-u", "-z", "-q", record.directory])
-            }
+    private static func takeOutOfSight(_ directory: String) {
+        if geteuid() == 0 {
+            _ = unsafe jext4_umount(directory, true)
+        } else {
+            runHelper(["fusermount3", "-u", "-z", "-q", directory])
         }
+    }
+
+    /// When nobody has files open the kernel ends the mount at once. Else they get their time.
+    private func leave() {
+        if MountTable.record(at: record.directory) == record { Self.takeOutOfSight(record.directory) }
         if session.waitForEnd(milliseconds: Self.grace) { return }
         repeat { session.stop() } while !session.waitForEnd(milliseconds: 20)
     }

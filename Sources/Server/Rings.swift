@@ -9,15 +9,20 @@ enum Rings {
     /// The switch of the kernel's module for all servers that ask; N at first. None in kernels without.
     private static let settingPath = "/sys/module/fuse/parameters/enable_uring"
 
-    /// How many queues the kernel keeps: one for each processor that there may ever be.
-    static var queueCount: Int {
-        // "0-3", or "0,2-7".
-        let last = readText("/sys/devices/system/cpu/possible")?.split(whereSeparator: { !$0.isNumber }).last
-        return last.flatMap { Int($0) }.map { $0 + 1 } ?? max(1, sysconf(CInt(_SC_NPROCESSORS_CONF)))
+    /// How many queues the kernel keeps: one for each processor that there may ever be. Nil where their numbers have
+    /// gaps, and a processor's number is not that of its queue.
+    static var queueCount: Int? {
+        // "0" or "0-3"; with gaps "0,2-7".
+        let words = readText("/sys/devices/system/cpu/possible")?.split { !$0.isNumber && $0 != "," } ?? []
+        guard words.count <= 2, words.first == "0", let last = words.last else { return nil }
+        return Int(last).map { $0 + 1 }
     }
 
     /// Turns the kernel's switch on. `.refused` says what is missing.
     static func allow() throws(Ext4Error) {
+        guard arePossible, queueCount != nil else {
+            throw .refused("option 'io_uring': this process may not use io_uring (kernel.io_uring_disabled, seccomp)")
+        }
         guard let setting = readText(settingPath) else {
             throw .refused("option 'io_uring': this kernel has no FUSE over io_uring, which came with Linux 6.14")
         }

@@ -31,7 +31,7 @@ internal import Threads
     private let ringChoice: MountWords.Rings
     private let ringsAreOn = Atomic(false)
     /// Threads wait for the device and for the log.
-    private static let leastPerQueue = 4
+    private static let leastPerQueue = 3
 
     /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
     /// requests come that find none idle.
@@ -81,7 +81,8 @@ internal import Threads
         self.capable.store(capable, ordering: .relaxed)
         self.offered.store(offered, ordering: .relaxed)
         let areOffered = offered & Connection.hasRings != 0
-        ringsAreOn.store(areOffered && ringChoice != .never && Rings.arePossible, ordering: .relaxed)
+        let isWanted = areOffered && ringChoice != .never
+        ringsAreOn.store(isWanted && Rings.queueCount != nil && Rings.arePossible, ordering: .relaxed)
     }
 
     /// Whether requests come over io_uring; known once INIT is served.
@@ -153,8 +154,7 @@ internal import Threads
     /// Serves until the connection ends or `stop` is called.
     func serveRest() {
         let descriptor = unsafe fuse_session_fd(raw)
-        if usesRings {
-            let count = Rings.queueCount
+        if usesRings, let count = Rings.queueCount {
             let limit = max(Self.leastPerQueue, crewLimit / count)
             for queue in 0..<count { start(Crew.Post(.queue(queue, descriptor), limit: limit)) }
         }
@@ -175,7 +175,7 @@ internal import Threads
     func waitForOthers() { crew.waitForOthers() }
 
     /// The life of one thread of the crew.
-    private func work(at post: Crew.Post) {
+    private func work(at post: Crew.Post) -> Crew.End {
         guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
         do throws(Ext4Error) {
             let worker = try Worker(post.source)
@@ -183,20 +183,17 @@ internal import Threads
             while true {
                 let (count, isLast) = crew.wait(at: post) { unsafe worker.receive(raw) }
                 if count == -Int(EINTR) || count == -Int(EAGAIN) {
-                    if crew.isStopping { return }
+                    if crew.isStopping { return .all }
                     continue
                 }
-                guard count > 0 else {
-                    if count < 0 { log.error("the kernel gives no request: errno \(-count)") }
-                    return
-                }
+                if count == 0 { return .all }
+                guard count > 0 else { throw .io(errno: CInt(-count), operation: "request", offset: 0, count: 0) }
                 if isLast { start(post) }
                 unsafe worker.process(raw, self)
             }
         } catch {
-            // The kernel waits for a thread at every queue before it sends anything.
-            log.error(error.description)
-            crew.stop()
+            log.error("a thread cannot serve: \(error)")
+            return .alone
         }
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A mount with -o io_uring, whose requests come over rings and not over /dev/fuse: rings.py SCRATCH
 
-The programs that work on any mount say the same of it. Needs Linux 6.14; run.py --options io_uring runs all programs so.
+The programs that work on any mount say the same of it. Needs Linux 6.14; run.py --options io_uring runs all of them so.
 """
 import contextlib
 import json
@@ -11,10 +11,12 @@ import sys
 import threading
 
 import treedigest
-from harness import JEXT4, NOBODY, Mount, check, expect_clean, expect_kernel_sees, main, make_image, \
-    missing_root, mounted, run, take_down, watchdog
+from harness import JEXT4, NOBODY, Mount, Skip, check, expect_clean, expect_kernel_sees, is_mounted, main, \
+    make_image, missing_root, mounted, run, take_down, watchdog
 
 SWITCH = "/sys/module/fuse/parameters/enable_uring"
+# 0: everybody may use io_uring, 2: nobody.
+FORBIDDEN = "/proc/sys/kernel/io_uring_disabled"
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = ["posix_files.py", "posix_attributes.py", "random_writes.py", "sqlite_transactions.py"]
 
@@ -24,16 +26,16 @@ def missing():
 
 
 @contextlib.contextmanager
-def switched(value):
-    """The kernel's switch set, and afterwards as it was."""
-    with open(SWITCH, encoding="ascii") as file:
+def switched(value, path=SWITCH):
+    """A switch of the kernel set, and afterwards as it was."""
+    with open(path, encoding="ascii") as file:
         former = file.read()[0]
-    with open(SWITCH, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="ascii") as file:
         file.write(value)
     try:
         yield
     finally:
-        with open(SWITCH, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="ascii") as file:
             file.write(former)
 
 
@@ -106,6 +108,51 @@ def choice(scratch):
     expect_clean(image)
 
 
+@check("where io_uring is forbidden it is not used, and refused to who demands it", need=missing)
+def forbidden(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "64M")
+    if not os.path.exists(FORBIDDEN):
+        raise Skip("the sysctl io_uring_disabled (Linux 6.6)")
+    with switched("Y"), switched("2", FORBIDDEN):
+        with mounted(image, directory):
+            assert transport(directory) == "device"
+        done = subprocess.run([JEXT4, "mount", "-o", "io_uring", image, directory], capture_output=True, check=False)
+        assert done.returncode == 32 and b"io_uring" in done.stderr, (done.returncode, done.stderr)
+        assert not is_mounted(directory)
+    expect_clean(image)
+
+
+@check("a server that has descriptors for few rings works with few", need=missing)
+def few(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "128M")
+    mount = Mount(image, directory, "io_uring")
+    try:
+        used = max(int(name) for name in os.listdir(f"/proc/{mount.process.pid}/fd"))
+        run("prlimit", f"--pid={mount.process.pid}", f"--nofile={used + 1}:")
+
+        def work(number):
+            for turn in range(20):
+                with open(f"{directory}/file-{number}-{turn}", "wb") as file:
+                    file.write(b"x" * 10_000)
+                    os.fsync(file.fileno())
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a request waits for a thread that there is not"
+        assert "cannot serve" in mount.output(), "no thread was refused its ring: the test shows nothing"
+        run("prlimit", f"--pid={mount.process.pid}", "--nofile=1024:")
+    except BaseException:
+        take_down(mount)
+        raise
+    mount.unmount()
+    expect_clean(image)
+
+
 @check("a user who may not turn the switch on is told who can", need=missing)
 def refused(scratch):
     directory = os.path.join(scratch, "mnt")
@@ -114,8 +161,8 @@ def refused(scratch):
     for path in (scratch, image, directory):
         os.chmod(path, 0o777)
     with switched("N"):
-        done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", JEXT4, "mount", "-o",
-                               "io_uring", image, directory], capture_output=True, check=False)
+        done = subprocess.run(["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", JEXT4, "mount",
+                               "-o", "io_uring", image, directory], capture_output=True, check=False)
     assert done.returncode == 32 and b"enable_uring" in done.stderr, (done.returncode, done.stderr)
 
 

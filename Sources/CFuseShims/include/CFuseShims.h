@@ -43,7 +43,7 @@ void jext4_ring_close(struct jext4_ring *ring);
 /// where it lies in one piece; 0 at the end of the connection; a negative errno, -EINTR after a signal. Only on one
 /// thread, the one that makes the first call.
 ssize_t jext4_ring_receive(struct jext4_ring *ring, const void **request);
-/// Keeps the answer to the request at hand, a fuse_out_header first. Bytes kept, or -1 when they are too many.
+/// Keeps the answer to the request at hand, a fuse_out_header first. Bytes kept, or -1 and EMSGSIZE.
 ssize_t jext4_ring_answer(struct jext4_ring *ring, const struct iovec *parts, int count);
 /// Binds the calling thread to a processor, if it may run there.
 void jext4_stay_on(unsigned processor);
