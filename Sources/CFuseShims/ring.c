@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 enum { command_register = 1, command_commit_and_fetch = 2 };
-enum { in_header_size = 40, out_header_size = 16, entry_bytes = 128, command_offset = 48 };
+enum { in_header_size = 40, out_header_size = 16, failure_offset = 4, entry_bytes = 128, command_offset = 48 };
 
 struct request_header {
     char in_out[128];
@@ -130,7 +130,7 @@ static void take_over(struct jext4_ring *ring) {
     if (!ring->holds_request) return;
     if (!ring->is_answered) {
         int32_t failure = -EIO;
-        memcpy(ring->header.in_out + 4, &failure, sizeof failure);
+        memcpy(ring->header.in_out + failure_offset, &failure, sizeof failure);
         ring->header.payload_size = 0;
     }
     ring->holds_request = false;
@@ -185,6 +185,12 @@ ssize_t jext4_ring_answer(struct jext4_ring *ring, const struct iovec *parts, in
     ring->header.payload_size = (uint32_t)size;
     ring->is_answered = true;
     return (ssize_t)(out_header_size + size);
+}
+
+int jext4_ring_failure(const struct jext4_ring *ring) {
+    int32_t failure;
+    memcpy(&failure, ring->header.in_out + failure_offset, sizeof failure);
+    return ring->is_answered ? -failure : 0;
 }
 
 void jext4_stay_on(unsigned processor) {

@@ -79,6 +79,15 @@ final class Crew: Sendable {
         return (count, post.idleCount.subtract(1, ordering: .relaxed).newValue == 0)
     }
 
+    /// Whether no thread serves a request at such posts.
+    func isAtRest(where isMeant: (RequestSource) -> Bool) -> Bool {
+        state.withLock { state in
+            state.posts.allSatisfy { post in
+                !isMeant(post.source) || post.idleCount.load(ordering: .acquiring) == post.threadCount
+            }
+        }
+    }
+
     var isStopping: Bool { state.withLock { $0.isStopping } }
 
     /// Makes every thread end after the request that it serves. Does not wait.

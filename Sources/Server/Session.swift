@@ -165,6 +165,22 @@ internal import Threads
 
     private func start(_ post: Crew.Post) { crew.start(post) { [self] in work(at: post) } }
 
+    /// With rings: returns when what the kernel has forgotten so far has been dealt with, or after a tenth of a second.
+    func waitForForgets() {
+        let pollMicroseconds: UInt32 = 500
+        var quietCount = 0
+        for _ in 0..<200 where quietCount < 3 {
+            // A thread may have read something and not have said so yet: hence three looks.
+            quietCount = crew.isAtRest(where: \.isDevice) && !hasInput ? quietCount + 1 : 0
+            usleep(pollMicroseconds)
+        }
+    }
+
+    private var hasInput: Bool {
+        var state = unsafe pollfd(fd: fuse_session_fd(raw), events: Int16(POLLIN), revents: 0)
+        return unsafe poll(&state, 1, 0) > 0
+    }
+
     /// Makes every thread end after the request that it serves. Does not wait.
     func stop() { crew.stop() }
 

@@ -11,6 +11,8 @@ enum RequestSource {
     /// connection.
     case queue(Int, CInt)
 
+    var isDevice: Bool { if case .device = self { true } else { false } }
+
     var descriptor: CInt {
         switch self {
         case .device(let descriptor), .queue(_, let descriptor): descriptor
@@ -86,6 +88,15 @@ enum RequestSource {
 
     /// Serves what `receive` got.
     func process(_ raw: OpaquePointer, _ session: Session) {
+        unsafe serve(raw, session)
+        // What the kernel forgets comes another way than requests: a file that was removed before may still hold what
+        // is missing now. The answer has not been handed in, so the request can be served again.
+        guard let ring = unsafe context.pointee.ring, unsafe jext4_ring_failure(ring) == ENOSPC else { return }
+        session.waitForForgets()
+        unsafe serve(raw, session)
+    }
+
+    private func serve(_ raw: OpaquePointer, _ session: Session) {
         if let request = unsafe DirectRequest(buffer.mem, count: buffer.size) {
             unsafe request.serve(session, descriptor: context.pointee.descriptor)
         } else {

@@ -45,6 +45,8 @@ void jext4_ring_close(struct jext4_ring *ring);
 ssize_t jext4_ring_receive(struct jext4_ring *ring, const void **request);
 /// Keeps the answer to the request at hand, a fuse_out_header first. Bytes kept, or -1 and EMSGSIZE.
 ssize_t jext4_ring_answer(struct jext4_ring *ring, const struct iovec *parts, int count);
+/// The errno that is kept as the answer to the request at hand; 0 for a success, or where there is none yet.
+int jext4_ring_failure(const struct jext4_ring *ring);
 /// Binds the calling thread to a processor, if it may run there.
 void jext4_stay_on(unsigned processor);
 
