@@ -2,8 +2,10 @@
 """jext4 beside the kernel's ext4, fuse2fs and an empty FUSE server, in one run: one table, ratios first.
 The contender io_uring is jext4 again, mounted with -o io_uring.
 
-Every contender does the same steps in turn, and the turns are repeated; a figure is the median of the repetitions. The
-empty server keeps names in memory and discards data: no FUSE server can be faster. Needs root, fio and fuse2fs.
+All contenders are mounted at the same time and take every step one after the other, so that what the host does in a
+minute meets them all; the turns are repeated. A time is the median of the repetitions, a ratio that of the ratios of
+neighbours. The empty server keeps names in memory and discards data: no FUSE server can be faster. Needs root, fio and
+fuse2fs.
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
   BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4, io_uring)
@@ -12,6 +14,7 @@ empty server keeps names in memory and discards data: no FUSE server can be fast
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
 """
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -34,6 +37,8 @@ STREAM_MIB, RANDOM_SECONDS = (128, 1) if QUICK else (1024, 4)
 # Replay has one other contender, e2fsck, and turns of its own. The logs are of so many MiB.
 LOGS, REPLAY_TURNS = ([128], 2) if QUICK else ([128, 1024], 5)
 SYNCED = 200 if QUICK else 1_000
+# What takes a second or less is repeated within a turn.
+REPEATS = 1 if QUICK else 3
 # Seconds that a contender with needs_limit may take for one step.
 LIMIT = 3 if QUICK else 10
 
@@ -75,8 +80,16 @@ class Figures:
         return statistics.median(rates) if rates else None
 
     def ratio(self, work, other, one="jext4"):
-        ours, theirs = self.median(work, one), self.median(work, other)
-        return ours / theirs if ours and theirs else None
+        """Of those who went one after the other; of medians where one of them has missed a repetition."""
+        ours, theirs = (self.rates[work].get(name, []) for name in (one, other))
+        if not ours or not theirs:
+            return None
+        if len(ours) == len(theirs):
+            return statistics.median(a / b for a, b in zip(ours, theirs))
+        return statistics.median(ours) / statistics.median(theirs)
+
+
+# A work is a generator: it yields after each step, and then the next contender takes the same step.
 
 
 def drop_caches():
@@ -105,6 +118,7 @@ def names(contender, figures):
             before = contender.server_seconds()
             done, seconds = run(f"{contender.tools}/bench_meta", *limit, step, base, have).split()
             if step == "rmdir":
+                yield
                 continue
             figures.add(names_work(step, count), contender.name, int(done) / float(seconds), "us")
             if before is not None:
@@ -114,6 +128,7 @@ def names(contender, figures):
                 figures.cut.add((names_work(step, count), contender.name))
             if step in ("create", "mkdir"):
                 have = int(done)
+            yield
 
 
 def commits(contender, figures):
@@ -124,17 +139,19 @@ def commits(contender, figures):
         done, seconds = run(f"{contender.tools}/bench_meta", "commit", base, SYNCED * 2, threads).split()
         figures.add(f"fchmod and fsync, {threads} thread{'s' if threads > 1 else ''}", contender.name,
                     int(done) / float(seconds), "us")
+        yield
 
 
 def fsync(contender, figures):
-    for threads in (1, 16):
-        base = os.path.join(contender.directory, f"synced-{threads}")
+    for repeat, threads in itertools.product(range(REPEATS), (1, 16)):
+        base = os.path.join(contender.directory, f"synced-{threads}-{repeat}")
         os.mkdir(base)
         # Many threads are done with a thousand before the clock has said much.
         count = SYNCED * (1 if threads == 1 else 4)
         done, seconds = run(f"{contender.tools}/bench_meta", "fsync", base, count, threads).split()
         figures.add(f"fsync of a new 4 KiB file, {threads} thread{'s' if threads > 1 else ''}", contender.name,
                     int(done) / float(seconds), "us")
+        yield
 
 
 def fio(contender, *options):
@@ -147,24 +164,26 @@ def fio(contender, *options):
 def io(contender, figures):
     """Streaming and random, read and written, direct and buffered, all on one file that is laid out first."""
     fio(contender, "--rw=write", "--bs=1M", "--end_fsync=1")
-    for direct in (1, 0):
+    yield
+    for direct, action in itertools.product((1, 0), ("write", "read", "randread", "randwrite")):
         kind = "direct" if direct else "buffered"
-        for action in ("write", "read"):
+        for _ in range(1 if action.startswith("rand") else REPEATS):
             # An overwrite and a new file are different work: the stream that is written is new.
             if action == "write":
                 os.unlink(f"{contender.directory}/fio")
             drop_caches()
-            job = fio(contender, f"--rw={action}", "--bs=1M", f"--direct={direct}", "--end_fsync=1")
-            mib = STREAM_MIB / (job["job_runtime"] / 1000)
-            figures.add(f"stream {kind}, {action} 1 MiB", contender.name, mib, "MiB/s")
-        for action in ("randread", "randwrite"):
-            drop_caches()
-            job = fio(contender, f"--rw={action}", "--bs=4k", f"--direct={direct}", "--time_based", "--end_fsync=1",
-                      f"--runtime={RANDOM_SECONDS}", "--norandommap")
-            side = job[action[4:]]
-            figures.add(f"random {kind}, {action[4:]} 4 KiB", contender.name,
-                        side["total_ios"] / (job["job_runtime"] / 1000), "us")
+            if action.startswith("rand"):
+                job = fio(contender, f"--rw={action}", "--bs=4k", f"--direct={direct}", "--time_based", "--end_fsync=1",
+                          f"--runtime={RANDOM_SECONDS}", "--norandommap")
+                figures.add(f"random {kind}, {action[4:]} 4 KiB", contender.name,
+                            job[action[4:]]["total_ios"] / (job["job_runtime"] / 1000), "us")
+            else:
+                job = fio(contender, f"--rw={action}", "--bs=1M", f"--direct={direct}", "--end_fsync=1")
+                figures.add(f"stream {kind}, {action} 1 MiB", contender.name,
+                            STREAM_MIB / (job["job_runtime"] / 1000), "MiB/s")
+            yield
     os.unlink(f"{contender.directory}/fio")
+    yield
 
 
 def trees(contender, figures, repository, archive):
@@ -180,7 +199,9 @@ def trees(contender, figures, repository, archive):
     if contender.keeps_content:
         timed("git clone of a local repository", "git", "clone", "-q", "--no-hardlinks", f"file://{repository}",
               f"{base}/clone")
+    yield
     timed("untar /usr/include", "tar", "-C", base, "-xf", archive)
+    yield
 
 
 def prepare_trees(scratch):
@@ -192,25 +213,34 @@ def prepare_trees(scratch):
     return repository, archive
 
 
-def one_turn(contender, work, figures, prepared):
-    """A fresh volume, the work, and the volume gone again."""
+def started(contender, work, figures, prepared):
+    """The generator of the work, on a fresh volume that is mounted when it has yielded the first time."""
     contender.make("4G", LARGE * 2 + 100_000)
+    contender.mount()
+    yield
+    works = {"names": names, "fsync": fsync, "commits": commits, "io": io}
+    yield from works[work](contender, figures) if work in works else trees(contender, figures, *prepared)
+    contender.unmount()
+
+
+def one_turn(contenders, work, figures, prepared):
+    """Fresh volumes for all, the work step by step, and the volumes gone again. Who fails leaves."""
+    at_work = {contender: started(contender, work, figures, prepared) for contender in contenders}
     try:
-        drop_caches()
-        contender.mount()
-        if work == "names":
-            names(contender, figures)
-        elif work == "fsync":
-            fsync(contender, figures)
-        elif work == "commits":
-            commits(contender, figures)
-        elif work == "io":
-            io(contender, figures)
-        else:
-            trees(contender, figures, *prepared)
-        contender.unmount()
+        while at_work:
+            for contender, steps in list(at_work.items()):
+                # What the one before has left for later is not the time of this one.
+                run("sync")
+                try:
+                    next(steps)
+                except StopIteration:
+                    del at_work[contender]
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    print(f"bench: {contender.name}, {work}: {error}", file=sys.stderr)
+                    del at_work[contender]
     finally:
-        contender.take_down()
+        for contender in contenders:
+            contender.take_down()
 
 
 def replays(scratch, jext4, figures):
@@ -283,7 +313,7 @@ def print_table(figures, contenders):
                  + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
     print_aligned(rows, {0, header.index("goal")})
-    print(f"\nMedians of {RUNS}, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
+    print(f"\nMedians of {RUNS} turns, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
     if figures.cut:
         print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")
 
@@ -321,15 +351,11 @@ def main():
         prepared = prepare_trees(scratch) if "trees" in WORKS else None
         for turn in range(RUNS):
             for work in [work for work in WORKS if work != "replay"]:
+                start = time.monotonic()
                 # Nobody goes first every time.
-                for contender in contenders[turn % len(contenders):] + contenders[:turn % len(contenders)]:
-                    start = time.monotonic()
-                    try:
-                        one_turn(contender, work, figures, prepared)
-                    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                        print(f"bench: {contender.name}, {work}: {error}", file=sys.stderr)
-                    print(f"bench: turn {turn + 1}/{RUNS}, {work}, {contender.name}: {time.monotonic() - start:.1f} s",
-                          file=sys.stderr)
+                first = turn % len(contenders)
+                one_turn(contenders[first:] + contenders[:first], work, figures, prepared)
+                print(f"bench: turn {turn + 1}/{RUNS}, {work}: {time.monotonic() - start:.1f} s", file=sys.stderr)
         if "replay" in WORKS:
             replays(scratch, os.path.abspath(options.jext4), figures)
     except KeyboardInterrupt:
