@@ -24,5 +24,8 @@ package final class BlockReservation: Sendable {
         }
     }
 
+    /// Takes over what is left of another promise of the same allocator.
+    package func absorb(_ other: BlockReservation) { putBack(other.claim(upTo: .max)) }
+
     func putBack(_ count: UInt64) { left.withLock { $0 += count } }
 }

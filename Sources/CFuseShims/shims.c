@@ -177,17 +177,25 @@ static bool shares_user_namespace(pid_t thread) {
            ours.st_ino == theirs.st_ino;
 }
 
-uint64_t jext4_capabilities(pid_t thread) {
+/* A number of proc_pid_status(5) by the start of its line; 0 when the thread is gone. */
+static unsigned long long thread_status(pid_t thread, const char *format) {
     char path[64], line[256];
-    if (!shares_user_namespace(thread)) return 0;
     snprintf(path, sizeof path, "/proc/%d/status", (int)thread);
     FILE *status = fopen(path, "re");
     if (!status) return 0;
-    unsigned long long capabilities = 0;
+    unsigned long long value = 0;
     while (fgets(line, sizeof line, status))
-        if (sscanf(line, "CapEff: %llx", &capabilities) == 1) break;
+        if (sscanf(line, format, &value) == 1) break;
     fclose(status);
-    return capabilities;
+    return value;
+}
+
+uint64_t jext4_capabilities(pid_t thread) {
+    return shares_user_namespace(thread) ? thread_status(thread, "CapEff: %llx") : 0;
+}
+
+pid_t jext4_thread_group(pid_t thread) {
+    return (pid_t)thread_status(thread, "Tgid: %llu");
 }
 
 bool jext4_read_memory(pid_t thread, uint64_t address, void *to, size_t count) {

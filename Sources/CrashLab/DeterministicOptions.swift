@@ -11,4 +11,11 @@ extension MountOptions {
         options.firstGeneration = 1
         return options
     }
+
+    /// The same, with overwrites where the model of a volume has them.
+    func placing(_ placement: ModelTree.Placement) -> MountOptions {
+        var options = self
+        options.outOfPlace = placement == .outOfPlace
+        return options
+    }
 }

@@ -54,16 +54,23 @@ package struct ModelNode: Equatable, Sendable {
 package struct ModelTree: Equatable, Sendable {
     package private(set) var nodes: [ModelNodeID: ModelNode] = [:]
     package let blockByteCount: Int
+    /// Where the volume puts overwrites.
+    package let placement: Placement
     /// What the next node will be called.
     package internal(set) var nextNode = ModelNodeID(1)
 
     /// A fresh volume of mke2fs: the root and lost+found.
-    package init(blockByteCount: Int) {
+    package init(blockByteCount: Int, placement: Placement = .inPlace) {
         self.blockByteCount = blockByteCount
+        self.placement = placement
         var root = ModelNode(mode: 0o040755)
         root.linkCount = 2
         nodes[.root] = root
         _ = add(ModelNode(mode: 0o040700), Array("lost+found".utf8), to: .root, by: 0)
+    }
+
+    package enum Placement: Sendable {
+        case inPlace, outOfPlace
     }
 
     package subscript(_ id: ModelNodeID) -> ModelNode? { nodes[id] }
@@ -187,12 +194,16 @@ package struct ModelTree: Equatable, Sendable {
     }
 
     /// Gives the byte ranges that were written in place: they may reach the medium before the operation is durable.
-    mutating func write(_ bytes: [UInt8], to id: ModelNodeID, at offset: Int, by operation: Int) -> [Range<Int>] {
+    @discardableResult
+    mutating func write(
+        _ bytes: [UInt8], to id: ModelNodeID, at offset: Int, placement: Placement? = nil, by operation: Int
+    ) -> [Range<Int>] {
         guard let old = nodes[id], !bytes.isEmpty else { return [] }
         let end = offset + bytes.count
         let blocks = offset / blockByteCount...(end - 1) / blockByteCount
-        let inPlace = blocks.filter { $0 < old.isMapped.count && old.isMapped[$0] }.map(range(ofBlock:))
-        let isOverwrite = end <= old.content.count && blocks.allSatisfy { $0 < old.isMapped.count && old.isMapped[$0] }
+        let isInPlace = (placement ?? self.placement) == .inPlace
+        let overwritten = blocks.filter { isInPlace && $0 < old.isMapped.count && old.isMapped[$0] }
+        let isOverwrite = end <= old.content.count && overwritten.count == blocks.count
         change(id, by: operation) { node in
             if end > node.content.count { node.content += [UInt8](repeating: 0, count: end - node.content.count) }
             node.content.replaceSubrange(offset..<end, with: bytes)
@@ -203,7 +214,7 @@ package struct ModelTree: Equatable, Sendable {
             node.isPreallocated.subtract(blocks)
             if !isOverwrite { node.remappedBy = operation }
         }
-        return inPlace
+        return overwritten.map(range(ofBlock:))
     }
 
     /// Changes the size. Nothing of that is done in place: the tail of a block that is cut is written anew.

@@ -12,6 +12,8 @@ package enum Operation: Sendable, CustomStringConvertible {
     case exchange(ModelNodeID, [UInt8], with: ModelNodeID, [UInt8])
     /// The bytes are `Operation.pattern` of the stamp.
     case write(ModelNodeID, at: Int, count: Int, stamp: UInt64)
+    /// Several writes that a batch makes one change of, which is durable when it returns.
+    case batch(ModelNodeID, [Range<Int>], stamp: UInt64)
     case truncate(ModelNodeID, to: Int)
     /// fallocate, with `keepsSize` beyond the end of the file too.
     case allocate(ModelNodeID, at: Int, count: Int, keepsSize: Bool)
@@ -49,6 +51,7 @@ package enum Operation: Sendable, CustomStringConvertible {
             return "exchange \(parent)/\(text(name)) and \(to)/\(text(other))"
         case .write(let id, let offset, let count, let stamp):
             return "write \(id) at \(offset) +\(count), stamp \(stamp)"
+        case .batch(let id, let ranges, let stamp): return "batch \(id) of \(ranges), stamp \(stamp)"
         case .truncate(let id, let size): return "truncate \(id) to \(size)"
         case .allocate(let id, let offset, let count, let keepsSize):
             return "fallocate \(id) at \(offset) +\(count)\(keepsSize ? ", size kept" : "")"
@@ -65,6 +68,8 @@ package enum Operation: Sendable, CustomStringConvertible {
         case .unmount: return "unmount"
         }
     }
+
+    var isBatch: Bool { if case .batch = self { true } else { false } }
 
     /// What the operation makes; nil: nothing.
     var madeNode: ModelNode? {
@@ -139,6 +144,7 @@ package struct ModelHistory: Sendable {
             for id in tree.nodes.keys where tree[id]?.isFile == true { tree.note(id) { $0.dataSyncedBy = index } }
         default:
             inPlace = Self.apply(operation, index, to: &tree)
+            if case .batch = operation { floor = index }
         }
         steps.append(Step(operation: operation, tree: tree, inPlace: inPlace, floor: floor))
     }
@@ -152,6 +158,11 @@ package struct ModelHistory: Sendable {
         case .write(let id, let offset, let count, let stamp):
             let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
             return tree.write(bytes, to: id, at: offset, by: index).map { (id, $0) }
+        case .batch(let id, let ranges, let stamp):
+            for range in ranges {
+                let bytes = Operation.pattern(stamp: stamp, at: range.lowerBound, count: range.count)
+                tree.write(bytes, to: id, at: range.lowerBound, placement: .outOfPlace, by: index)
+            }
         case .truncate(let id, let size): tree.truncate(id, to: size, by: index)
         case .allocate(let id, let offset, let count, let keepsSize):
             tree.allocate(offset..<offset + count, in: id, keepsSize: keepsSize, by: index)

@@ -9,15 +9,18 @@ struct OperationCaller {
     init(_ system: FileSystem) { self.system = system }
 
     /// `number` gives the inode of a node, on which the caller holds a reference. Answers the inode that was made, with
-    /// a reference on it, or the one that was linked, truncated or given another mode.
+    /// a reference on it, or the one that was linked, truncated or given another mode. A write that did less than it was
+    /// asked for becomes what it did.
     func perform(
-        _ operation: Operation, _ number: (ModelNodeID) throws(Ext4Error) -> InodeNumber
+        _ operation: inout Operation, _ number: (ModelNodeID) throws(Ext4Error) -> InodeNumber
     ) throws(Ext4Error) -> Attributes? {
         switch operation {
         case .write(let id, let offset, let count, let stamp):
             let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
             let done = try system.write(try number(id), at: UInt64(offset), unsafe bytes.span.bytes)
-            guard done == count else { throw .refused("a write of \(count) bytes did \(done)") }
+            guard done > 0 else { throw .refused("a write of \(count) bytes did none") }
+            operation = .write(id, at: offset, count: done, stamp: stamp)
+        case .batch(let id, let ranges, let stamp): try performBatch(on: try number(id), ranges, stamp: stamp)
         case .truncate(let id, let size):
             var changes = AttributeChanges()
             changes.size = UInt64(size)
@@ -40,6 +43,22 @@ struct OperationCaller {
         default: return try performName(operation, number)
         }
         return nil
+    }
+
+    /// Without room for all of it, nothing of it happens.
+    private func performBatch(on file: InodeNumber, _ ranges: [Range<Int>], stamp: UInt64) throws(Ext4Error) {
+        try system.startBatch(file, owner: 1, by: caller)
+        do throws(Ext4Error) {
+            for range in ranges {
+                let bytes = Operation.pattern(stamp: stamp, at: range.lowerBound, count: range.count)
+                let done = try system.write(file, at: UInt64(range.lowerBound), unsafe bytes.span.bytes)
+                guard done == range.count else { throw .refused("a write of \(range.count) bytes did \(done)") }
+            }
+        } catch {
+            _ = try system.abortBatch(file)
+            throw error
+        }
+        try system.commitBatch(file, by: caller)
     }
 
     private func performName(

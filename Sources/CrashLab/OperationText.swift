@@ -4,22 +4,36 @@ package import Ext4Format
 // hexadecimal digits.
 
 extension ModelHistory {
-    /// The first line says how large a block is.
+    /// The first line says how large a block is, and where overwrites go.
     package var text: String {
-        ([String(tree.blockByteCount)] + steps.dropFirst().map(\.operation.line)).joined(separator: "\n") + "\n"
+        ([tree.line] + steps.dropFirst().map(\.operation.line)).joined(separator: "\n") + "\n"
     }
 
     /// What `text` wrote of a history that began with an empty tree. `.corrupt` when it is no such text.
     package init(text: String) throws(Ext4Error) {
         let lines = text.split(separator: "\n", omittingEmptySubsequences: true)
-        guard let first = lines.first, let size = Int(first), size > 0, size <= 1 << 16 else {
+        guard let first = lines.first, let tree = ModelTree(line: first) else {
             throw .corrupt("history", where: "line 1")
         }
-        self.init(ModelTree(blockByteCount: size))
+        self.init(tree)
         for (index, line) in lines.enumerated().dropFirst() {
             guard let operation = Operation(line: line) else { throw .corrupt("history", where: "line \(index + 1)") }
             append(operation)
         }
+    }
+}
+
+extension ModelTree {
+    private static let outOfPlaceWord = "outofplace"
+
+    fileprivate var line: String { "\(blockByteCount)" + (placement == .outOfPlace ? " \(Self.outOfPlaceWord)" : "") }
+
+    fileprivate init?(line: Substring) {
+        let words = line.split(separator: " ")
+        guard let first = words.first, let size = Int(first), size > 0, size <= 1 << 16,
+            words.dropFirst().allSatisfy({ $0 == Self.outOfPlaceWord })
+        else { return nil }
+        self.init(blockByteCount: size, placement: words.count > 1 ? .outOfPlace : .inPlace)
     }
 }
 
@@ -51,6 +65,9 @@ extension Operation {
         case .exchange(let parent, let name, let to, let other):
             return line("exchange", parent, hex(name), to.rawValue, hex(other))
         case .write(let id, let offset, let count, let stamp): return line("write", id, offset, count, stamp)
+        case .batch(let id, let ranges, let stamp):
+            let words = ranges.map { "\($0.lowerBound) \($0.count)" }
+            return line("batch", id, ([String(stamp)] + words).joined(separator: " "))
         case .truncate(let id, let size): return line("truncate", id, size)
         case .allocate(let id, let offset, let count, let keepsSize):
             return line("fallocate", id, offset, count, keepsSize ? 1 : 0)
@@ -81,6 +98,7 @@ extension Operation {
         case "mount": .mount
         case "write":
             .write(words.node(), at: words.count(), count: words.count(), stamp: words.number())
+        case "batch": .batch(words.node(), stampFirst: words.number(), words.ranges())
         case "truncate": .truncate(words.node(), to: words.count())
         case "fallocate":
             .allocate(words.node(), at: words.count(), count: words.count(), keepsSize: words.count() == 1)
@@ -98,6 +116,11 @@ extension Operation {
         case "unmount": .unmount
         default: nil
         }
+    }
+
+    /// The stamp comes first in a line: the ranges go on to its end.
+    private static func batch(_ id: ModelNodeID, stampFirst stamp: UInt64, _ ranges: [Range<Int>]) -> Self {
+        .batch(id, ranges, stamp: stamp)
     }
 
     private static func readName(_ name: Substring, _ words: inout OperationWords) -> Self? {
@@ -137,6 +160,16 @@ private struct OperationWords {
     mutating func count() -> Int {
         let value: Int = number()
         return take((0...Self.countLimit).contains(value) ? value : nil, 0)
+    }
+
+    /// All that is left.
+    mutating func ranges() -> [Range<Int>] {
+        var ranges: [Range<Int>] = []
+        while !words.isEmpty {
+            let start = count()
+            ranges.append(start..<start + count())
+        }
+        return ranges
     }
 
     mutating func node() -> ModelNodeID { ModelNodeID(count()) }

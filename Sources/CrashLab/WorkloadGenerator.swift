@@ -2,7 +2,7 @@
 package struct WorkloadProfile: Sendable {
     package enum Call: Sendable, CaseIterable {
         case create, special, directory, symlink, link, unlink, removeDirectory, rename, replace, exchange
-        case append, overwrite, sparse, truncate, allocate, punch, mode, attribute, removeAttribute
+        case append, overwrite, sparse, batch, truncate, allocate, punch, mode, attribute, removeAttribute
         case hold, release, forget, sync, dataSync, directorySync, syncAll, remount
     }
     /// How often each call is chosen; calls that are not named are not made.
@@ -64,6 +64,21 @@ package struct WorkloadProfile: Sendable {
         return profile
     }
 
+    /// Overwrites within and across blocks, in batches and alone, of files that stay.
+    package static func overwrites(_ operationCount: Int) -> Self {
+        var profile = Self(
+            operationCount,
+            [
+                (.create, 6), (.unlink, 1), (.append, 12), (.overwrite, 40), (.sparse, 4), (.batch, 12),
+                (.truncate, 4), (.allocate, 4), (.hold, 2), (.release, 2), (.forget, 2), (.sync, 6), (.dataSync, 8),
+                (.syncAll, 2),
+            ])
+        profile.fileByteCount = 64 << 10
+        profile.writeByteCount = 24 << 10
+        profile.nameCount = 4
+        return profile
+    }
+
     /// Data and syncs: what fsync and fdatasync promise.
     package static func data(_ operationCount: Int) -> Self {
         var profile = Self(
@@ -114,7 +129,7 @@ package struct WorkloadGenerator {
         switch call {
         case .create, .special, .directory, .symlink, .link: return addition(call, tree)
         case .unlink, .removeDirectory, .rename, .replace, .exchange: return nameChange(call, tree)
-        case .append, .overwrite, .sparse, .truncate, .allocate, .punch: return dataChange(call, tree)
+        case .append, .overwrite, .sparse, .batch, .truncate, .allocate, .punch: return dataChange(call, tree)
         case .mode:
             let mode: UInt16 = .random(in: 0...0o777, using: &random) | 0o400
             return pick(tree) { $0.kind != .symlink }.map { .changeMode($0, mode: mode) }
@@ -194,6 +209,13 @@ package struct WorkloadGenerator {
         case .sparse:
             let offset = Int.random(in: 0..<limit, using: &random)
             return .write(id, at: offset, count: min(count, limit - offset), stamp: nextStamp())
+        case .batch:
+            // Overlapping ones too.
+            let ranges = (0..<Int.random(in: 1...5, using: &random)).map { _ in
+                let offset = Int.random(in: 0..<min(limit, size + 4096), using: &random)
+                return offset..<min(offset + Int.random(in: 1...6000, using: &random), limit)
+            }
+            return .batch(id, ranges, stamp: nextStamp())
         case .allocate:
             let offset = Int.random(in: 0..<limit, using: &random)
             return .allocate(

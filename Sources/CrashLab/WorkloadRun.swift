@@ -30,11 +30,11 @@ package final class WorkloadRun {
     /// Mounts. The volume on `device` holds what `tree` says.
     package init(on device: any BlockDevice, tree: ModelTree, options: MountOptions) throws(WorkloadFailure) {
         self.device = device
-        self.options = options
+        self.options = options.placing(tree.placement)
         history = ModelHistory(tree)
         device.mark("begin 0")
         do throws(Ext4Error) {
-            mounted = try FileSystem.mount(on: device, options: options)
+            mounted = try FileSystem.mount(on: device, options: self.options)
         } catch { throw .failed(step: 0, .mount, error) }
         device.mark("end 0")
     }
@@ -50,9 +50,12 @@ package final class WorkloadRun {
         let step = history.steps.count
         let before = history.tree
         device.mark("begin \(step)")
+        var operation = operation
         do throws(Ext4Error) {
-            try execute(operation, before)
-        } catch .posix(28) {
+            try execute(&operation, before)
+        } catch .posix(Errno.noSpace) {
+            return false
+        } catch .posix(Errno.fileTooBig) where operation.isBatch {
             return false
         } catch { throw .failed(step: step, operation, error) }
         history.append(operation)
@@ -74,7 +77,7 @@ package final class WorkloadRun {
 
     // MARK: - Calls
 
-    private func execute(_ operation: Operation, _ tree: ModelTree) throws(Ext4Error) {
+    private func execute(_ operation: inout Operation, _ tree: ModelTree) throws(Ext4Error) {
         switch operation {
         case .mount: mounted = try FileSystem.mount(on: device, options: options)
         case .unmount: try unmount()
@@ -85,7 +88,9 @@ package final class WorkloadRun {
         case .release: break
         case .forget(let id): drop(id)
         default:
-            let answer = try OperationCaller(system).perform(operation) { id throws(Ext4Error) in try number(id, tree) }
+            let answer = try OperationCaller(system).perform(&operation) { id throws(Ext4Error) in
+                try number(id, tree)
+            }
             if let answer { try check(answer, operation, tree) }
         }
     }

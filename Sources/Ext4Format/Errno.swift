@@ -4,6 +4,8 @@ package enum Errno {
     package static var tooBig: Int32 { 7 }
     package static var noEntry: Int32 { 2 }
     package static var ioError: Int32 { 5 }
+    package static var accessDenied: Int32 { 13 }
+    package static var busy: Int32 { 16 }
     package static var exists: Int32 { 17 }
     package static var crossDevice: Int32 { 18 }
     package static var notDirectory: Int32 { 20 }

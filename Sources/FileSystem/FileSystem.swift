@@ -13,6 +13,8 @@ package final class FileSystem: Sendable {
     let orphans: OrphanTable
     /// Held while a directory moves from one directory to another: the shape of the tree stands still.
     let renameLock = ReaderWriterLock()
+    /// The batches that are open, by inode number.
+    let batches = Monitor<[UInt32: Batch]>([:])
 
     init(volume: Volume, inodes: InodeCache, orphans: OrphanTable) {
         self.volume = volume
@@ -129,7 +131,8 @@ package final class FileSystem: Sendable {
         return count
     }
 
-    /// Writes all of `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used.
+    /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count: all,
+    /// but out of place at most what one transaction can publish.
     package func write(
         _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
     ) throws(Ext4Error) -> Int {
@@ -137,7 +140,8 @@ package final class FileSystem: Sendable {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         try inode.checkChangeable(adding: offset >= inode.size)
-        return try FileData(volume, inode).write(at: offset, bytes, privileged: volume.isPrivileged(caller))
+        return try FileData(volume, inode).write(
+            at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
     }
 
     /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.

@@ -114,6 +114,9 @@ package struct MountOptions: Sendable {
     /// nil: as the super block says (`s_errors`).
     package var errors: ErrorBehaviour?
     package var discard = false
+    /// Overwrites go to new blocks, so that each is there whole or not at all. A file may say otherwise:
+    /// `FileSystem.outOfPlaceAttribute`.
+    package var outOfPlace = false
     /// Hears of what someone who looks after the volume should know, a line each. May be called on any thread and with
     /// locks held: it must not call the file system.
     package var notify: @Sendable (String) -> Void = { _ in }

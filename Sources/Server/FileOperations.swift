@@ -62,6 +62,25 @@ func serveWrite(
     }
 }
 
+/// close(2). ENOSYS once, and the kernel asks no more; but who has begun a batch must not leave it behind, and locks
+/// that the process holds are released only when this has been answered.
+@c(jext4_serve_flush)
+func serveFlush(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
+    let request = unsafe Request(raw)
+    guard request.session.servesBatches else { return request.fail(ENOSYS) }
+    let session = request.session, inode = NodeID.inode(node)
+    do throws(Ext4Error) {
+        if session.fileSystem.hasBatches,
+            try session.fileSystem.abortBatch(inode, of: jext4_thread_group(request.callerProcess.id))
+        {
+            session.forgetContent(of: inode)
+        }
+        request.succeed()
+    } catch {
+        request.fail(error)
+    }
+}
+
 @c(jext4_serve_fsync)
 func serveFsync(
     _ raw: fuse_req_t?, _ node: fuse_ino_t, _ dataOnly: CInt, _ file: UnsafeMutablePointer<fuse_file_info>?

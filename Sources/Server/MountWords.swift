@@ -13,6 +13,7 @@ package struct MountWords: Equatable, Sendable {
     /// Bytes for cached metadata; nil for the default.
     package var cacheByteCount: Int?
     package var discards = false
+    package var writesOutOfPlace = false
     package var allowsOther = false
     package var usesAccessLists = true
     package var lockFile: String?
@@ -83,6 +84,8 @@ package struct MountWords: Equatable, Sendable {
         case "norecovery", "noload": skipsRecovery = true
         case "discard": discards = true
         case "nodiscard": discards = false
+        case "outofplace": writesOutOfPlace = true
+        case "nooutofplace": writesOutOfPlace = false
         case "allow_other": allowsOther = true
         case "acl": usesAccessLists = true
         case "noacl": usesAccessLists = false
@@ -154,6 +157,7 @@ package struct MountWords: Equatable, Sendable {
         options.commitSeconds = commitSeconds
         if let cacheByteCount { options.cacheByteCount = cacheByteCount }
         options.discard = discards
+        options.outOfPlace = writesOutOfPlace
         options.errors =
             switch errors {
             case nil: nil

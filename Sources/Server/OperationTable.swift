@@ -2,7 +2,7 @@ internal import CFuse3
 internal import CFuseShims
 internal import Glibc
 
-/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers: flush,
+/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers:
 /// copy_file_range, bmap; and locks, which it then keeps itself.
 func operationTable() -> fuse_lowlevel_ops {
     var table = fuse_lowlevel_ops()
@@ -24,6 +24,7 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.open = serveOpen
     unsafe table.read = serveRead
     unsafe table.write = serveWrite
+    unsafe table.flush = serveFlush
     unsafe table.fsync = serveFsync
     unsafe table.opendir = serveOpendir
     unsafe table.readdir = serveReaddir

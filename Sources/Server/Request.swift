@@ -116,6 +116,13 @@ internal import Glibc
         discard self
     }
 
+    /// An ioctl that gives four bytes back.
+    consuming func answerControl(word: UInt32) {
+        var word = word
+        unsafe fuse_reply_ioctl(raw, 0, &word, MemoryLayout<UInt32>.size)
+        discard self
+    }
+
     consuming func answer(position: UInt64) {
         unsafe fuse_reply_lseek(raw, off_t(truncatingIfNeeded: position))
         discard self

@@ -16,6 +16,8 @@ internal import Threads
     let volume: MountedVolume
     let fileSystem: FileSystem
     let usesWritebackCache: Bool
+    /// Whether a program may begin a batch: then the kernel has to tell what is closed.
+    let servesBatches: Bool
     /// Without them the kernel need not ask for the list of a directory that changed.
     let usesAccessLists: Bool
     /// What stat(2) says to transfer in.
@@ -41,6 +43,7 @@ internal import Threads
         self.volume = volume
         fileSystem = volume.fileSystem
         usesWritebackCache = words.usesWritebackCache
+        servesBatches = words.writesOutOfPlace && !words.usesWritebackCache
         usesAccessLists = words.usesAccessLists
         ringChoice = words.rings
         blockByteCount = volume.fileSystem.statistics().blockByteCount
@@ -114,10 +117,13 @@ internal import Threads
     /// Makes the kernel ask again for everything: names, attributes and pages. Pages that it has not sent are lost.
     private func forgetCaches() {
         DirectRequest.sendNewEpoch(to: unsafe fuse_session_fd(raw))
-        for inode in fileSystem.referencedInodes {
-            guard let node = NodeID.node(inode) else { continue }
-            unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
-        }
+        for inode in fileSystem.referencedInodes { forgetContent(of: inode) }
+    }
+
+    /// Makes the kernel ask again for the data and the attributes of a file.
+    func forgetContent(of inode: InodeNumber) {
+        guard let node = NodeID.node(inode) else { return }
+        unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
     }
 
     /// A write by someone who may not keep them takes set-id bits away.

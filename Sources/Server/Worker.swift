@@ -34,9 +34,13 @@ enum RequestSource {
         static var request: Int { Connection.transferByteCount + page }
         /// Where the request starts, so that the payload of a write lies on a page and can go to the device as it is.
         static var start: Int { page - writeHeaders }
-        static var scratch: Int { page + Connection.transferByteCount + page }
-        static var total: Int { scratch + Connection.transferByteCount + page }
+        static var total: Int { page + request }
+        /// `fuse_in_header`.
+        static var operation: Int { 4 }
     }
+
+    /// FUSE_READ, FUSE_READDIR and FUSE_READDIRPLUS: their answers are built in the scratch memory.
+    private static let longAnswers: Set<UInt32> = [15, 28, 44]
 
     /// The pages are touched only as far as requests are long. A ring that the kernel does not give is `.refused`.
     init(_ source: RequestSource) throws(Ext4Error) {
@@ -44,8 +48,8 @@ enum RequestSource {
         unsafe context = .allocate(capacity: 1)
         unsafe context.initialize(
             to: jext4_worker(
-                descriptor: source.descriptor, request: memory + Layout.start, scratch: memory + Layout.scratch,
-                scratch_size: Layout.request, ring: nil))
+                descriptor: source.descriptor, request: memory + Layout.start, scratch: nil,
+                scratch_size: Connection.transferByteCount, ring: nil))
         unsafe buffer.mem = memory + Layout.start
         if case .queue(let queue, let descriptor) = source {
             // No request that is answered from the scratch memory has a payload of its own.
@@ -97,6 +101,16 @@ enum RequestSource {
     }
 
     private func serve(_ raw: OpaquePointer, _ session: Session) {
+        let operation = unsafe context.pointee.request.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self)
+        guard unsafe context.pointee.ring == nil, Self.longAnswers.contains(operation) else {
+            return unsafe dispatch(raw, session)
+        }
+        unsafe context.pointee.scratch = ScratchPool.take()
+        defer { unsafe ScratchPool.give(context.pointee.scratch) }
+        unsafe dispatch(raw, session)
+    }
+
+    private func dispatch(_ raw: OpaquePointer, _ session: Session) {
         if let request = unsafe DirectRequest(buffer.mem, count: buffer.size) {
             unsafe request.serve(session, descriptor: context.pointee.descriptor)
         } else {

@@ -20,9 +20,11 @@ final class DirectoryVolume {
     deinit { unlink(path) }
 
     /// Mounts the volume for `work`, unmounts it, and lets e2fsck judge what is left.
-    func mounted<R>(isSound: Bool = true, _ work: (FileSystem) throws -> R) throws -> R {
+    func mounted<R>(
+        isSound: Bool = true, options: MountOptions = MountOptions(), _ work: (FileSystem) throws -> R
+    ) throws -> R {
         let device = try FileDevice(path: path, readOnly: false, direct: false)
-        let fileSystem = try FileSystem.mount(on: device, options: MountOptions())
+        let fileSystem = try FileSystem.mount(on: device, options: options)
         let result: R
         do { result = try work(fileSystem) } catch {
             try? fileSystem.unmount()

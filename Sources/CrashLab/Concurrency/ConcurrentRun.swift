@@ -140,7 +140,8 @@ private final class ConcurrentRun: Sendable {
             try system.unmount()
             return nil
         }
-        let answer = try OperationCaller(system).perform(operation) { id throws(Ext4Error) in
+        var performed = operation
+        let answer = try OperationCaller(system).perform(&performed) { id throws(Ext4Error) in
             guard let number = state.withLock({ $0.numbers[id] }) else { throw .refused("node \(id) is not open") }
             return number
         }

@@ -81,6 +81,7 @@ extension Operation {
         guard let target, let id = number(target) else { return nil }
         switch self {
         case .write(_, let offset, let count, let stamp): return .write(id, at: offset, count: count, stamp: stamp)
+        case .batch(_, let ranges, let stamp): return .batch(id, ranges, stamp: stamp)
         case .truncate(_, let size): return .truncate(id, to: size)
         case .allocate(_, let offset, let count, let keepsSize):
             return .allocate(id, at: offset, count: count, keepsSize: keepsSize)
@@ -99,8 +100,8 @@ extension Operation {
     /// The node of an operation on an inode alone.
     var target: ModelNodeID? {
         switch self {
-        case .write(let id, _, _, _), .truncate(let id, _), .allocate(let id, _, _, _), .punch(let id, _, _),
-            .changeMode(let id, _), .setAttribute(let id, _, _), .removeAttribute(let id, _), .hold(let id),
+        case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
+            .punch(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _), .removeAttribute(let id, _), .hold(let id),
             .release(let id), .forget(let id), .sync(let id, _):
             id
         default: nil
@@ -131,7 +132,8 @@ extension ModelTree {
             guard let id = child(name, of: parent), let otherID = child(other, of: otherParent) else { return false }
             return id != otherID && !isAncestor(id, orSelfOf: otherParent) && !isAncestor(otherID, orSelfOf: parent)
         case .removeAttribute(let id, let name): return self[id]?.attributes[name] != nil
-        case .write(let id, _, _, _), .truncate(let id, _), .allocate(let id, _, _, _), .punch(let id, _, _):
+        case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
+            .punch(let id, _, _):
             return self[id]?.isFile == true
         default: return operation.target.flatMap { self[$0] } != nil
         }

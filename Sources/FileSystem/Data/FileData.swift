@@ -35,7 +35,7 @@ struct FileData {
             let low = max(mapping.range.lowerBound * unit, offset)
             let high = min(mapping.range.upperBound * unit, offset + UInt64(count))
             var part = bytes._mutatingExtracting(Int(low - offset)..<Int(high - offset))
-            guard case .mapped(let start) = mapping.target else {
+            guard let start = mapping.target.dataStart else {
                 part.fill(0..<part.byteCount, with: 0)
                 continue
             }
@@ -60,8 +60,9 @@ struct FileData {
 
     // MARK: Writing
 
-    /// Writes all of `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows.
-    func write(at offset: UInt64, _ bytes: RawSpan, privileged: Bool) throws(Ext4Error) -> Int {
+    /// Writes `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows. Answers the count: all,
+    /// but out of place no more than one transaction can publish, so that this much is there whole or not at all.
+    func write(at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> Int {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
         guard !overflow, end <= Self.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
@@ -77,16 +78,28 @@ struct FileData {
         guard !inode.isDeleted else { throw .posix(Errno.stale) }
         let size = inode.size
         if offset > size { try clearTail(behind: size) }
+        let batch = inode.batch
+        let placement: MappingCore.Placement = batch != nil ? .batched : outOfPlace ? .outOfPlace : .inPlace
         let write = try core.begin(
-            writing: offset / unit..<(end + unit - 1) / unit, outOfPlace: false, privileged: privileged)
-        for mapping in write.mappings { try transfer(mapping, offset..<end, bytes) }
-        try core.ioend(write, endOfData: end)
-        return bytes.byteCount
+            writing: offset / unit..<(end + unit - 1) / unit, placement, privileged: privileged)
+        var range = offset..<end
+        if placement == .outOfPlace, let firstLeft = write.keepOneHandle(of: volume) {
+            range = offset..<firstLeft * unit
+        }
+        for mapping in write.mappings { try transfer(mapping, of: write, range, bytes) }
+        if let batch {
+            try batch.absorb(write, endOfData: end, volume)
+        } else {
+            try core.ioend(write, endOfData: range.upperBound)
+        }
+        return range.count
     }
 
     /// The part of a write that falls into one mapping. Blocks that are not wholly covered are read first (or start as
     /// zeros), so the device always gets whole blocks.
-    private func transfer(_ mapping: MappingCore.Mapping, _ range: Range<UInt64>, _ bytes: RawSpan) throws(Ext4Error) {
+    private func transfer(
+        _ mapping: MappingCore.Mapping, of write: StagedWrite, _ range: Range<UInt64>, _ bytes: RawSpan
+    ) throws(Ext4Error) {
         guard let start = mapping.target.start else { preconditionFailure("a write has no holes") }
         let mapped = mapping.range.lowerBound * unit..<mapping.range.upperBound * unit
         let part = mapped.clamped(to: range)
@@ -103,7 +116,9 @@ struct FileData {
             }
             let high = min(block + unit, part.upperBound)
             let buffer = AlignedBuffer(byteCount: Int(unit))
-            if case .mapped = mapping.target { try volume.device.read(into: buffer, at: device) }
+            if let before = write.source(of: block / unit) {
+                try volume.device.read(into: buffer, at: volume.offset(of: before))
+            }
             let source = bytes.extracting(Int(low - range.lowerBound)..<Int(high - range.lowerBound))
             buffer.withMutableBytes { $0.copy(source, at: Int(low - block)) }
             try volume.device.write(buffer, at: device)
@@ -117,7 +132,7 @@ struct FileData {
     func clearTail(behind size: UInt64) throws(Ext4Error) {
         let used = Int(size % unit)
         guard used != 0, let last = try core.begin(reading: size / unit..<size / unit + 1).first else { return }
-        guard case .mapped(let start) = last.target else { return }
+        guard let start = last.target.dataStart else { return }
         let buffer = AlignedBuffer(byteCount: Int(unit))
         try volume.device.read(into: buffer, at: volume.offset(of: start))
         let isClear = buffer.withBytes { bytes in bytes.array(used..<bytes.byteCount).allSatisfy { $0 == 0 } }
@@ -146,9 +161,7 @@ struct FileData {
         while next < end {
             let window = next..<min(next + Self.seekWindow, end)
             for mapping in try core.begin(reading: window) {
-                var isData = false
-                if case .mapped = mapping.target { isData = true }
-                if isData == forData { return max(offset, mapping.range.lowerBound * unit) }
+                if (mapping.target.dataStart != nil) == forData { return max(offset, mapping.range.lowerBound * unit) }
             }
             next = window.upperBound
         }

@@ -24,13 +24,43 @@ struct MappingCore {
             case unwritten(FSBlock)
             /// Promised to this write: nothing on disk names it yet.
             case staged(FSBlock)
+            /// Written since a batch began: the batch publishes it.
+            case batched(FSBlock)
         }
         var range: Range<UInt64>
         var target: Target
+
+        /// The part that covers `range`, which lies inside.
+        func part(_ range: Range<UInt64>) -> Mapping {
+            Mapping(range: range, target: target.advanced(by: range.lowerBound - self.range.lowerBound))
+        }
+
+        /// Both as one, when the other follows at once in the file and on the device.
+        func merged(with next: Mapping) -> Mapping? {
+            guard range.upperBound == next.range.lowerBound, range.count + next.range.count <= Extent.maximumUnwritten,
+                target.advanced(by: UInt64(range.count)) == next.target
+            else { return nil }
+            return Mapping(range: range.lowerBound..<next.range.upperBound, target: target)
+        }
+    }
+
+    /// Where a write puts what is there already. Holes get new blocks in any case.
+    enum Placement {
+        case inPlace
+        /// To new blocks, but for what is unwritten: nobody can read that before ioend.
+        case outOfPlace
+        /// To new blocks, all of it: a batch may be dropped.
+        case batched
     }
 
     /// For reads. The caller holds a range lock on what it is about to read.
     func begin(reading range: Range<UInt64>) throws(Ext4Error) -> [Mapping] {
+        let mappings = try published(range)
+        return inode.batch?.covering(mappings) ?? mappings
+    }
+
+    /// As the running transaction has it.
+    private func published(_ range: Range<UInt64>) throws(Ext4Error) -> [Mapping] {
         try inode.mapping.withReadLock { () throws(Ext4Error) in
             var result: [Mapping] = []
             for piece in try pieces(range) {
@@ -68,13 +98,15 @@ struct MappingCore {
         return result
     }
 
-    /// For writes: holes of `range` get staged blocks, and with `outOfPlace` mapped blocks get new ones too. ENOSPC is
-    /// decided here. The caller holds the range lock exclusively and keeps it until ioend.
-    func begin(writing range: Range<UInt64>, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> StagedWrite {
+    /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
+    /// exclusively and keeps it until ioend.
+    func begin(
+        writing range: Range<UInt64>, _ placement: Placement, privileged: Bool
+    ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let old = try begin(reading: range)
-        let needed = old.filter { $0.target.needsStaging(outOfPlace) }.reduce(0) { $0 + UInt64($1.range.count) }
+        let needed = old.filter { $0.target.needsStaging(placement) }.reduce(0) { $0 + UInt64($1.range.count) }
         let tree = ExtentTree(volume: volume, inode: inode)
         let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in try tree.depth }
         let isOverwrite = needed == 0 && !old.contains { if case .unwritten = $0.target { true } else { false } }
@@ -82,26 +114,35 @@ struct MappingCore {
             isOverwrite
             ? 0 : ExtentTree.nodesNeeded(depth: depth) + (needed + UInt64(old.count)) / Self.extentsPerNewLeaf
         let space = try volume.blocks.reserve(needed + nodes, privileged: privileged)
-        let write = StagedWrite(volume.blocks, space: space, depth: depth)
+        let write = StagedWrite(volume.blocks, space: space, depth: depth, replacing: old)
         var goal = try goal(before: range.lowerBound, old)
-        for mapping in old {
-            guard mapping.target.needsStaging(outOfPlace) else {
+        var rest = old[...]
+        while let mapping = rest.first {
+            // Neighbours that all get new blocks are staged as one, wherever they lay before.
+            let together = rest.prefix { $0.target.needsStaging(placement) }
+            rest = rest.dropFirst(max(together.count, 1))
+            guard let last = together.last else {
                 write.mappings.append(mapping)
-                if case .mapped(let start) = mapping.target { goal = start + UInt64(mapping.range.count) }
+                if let start = mapping.target.dataStart { goal = start + UInt64(mapping.range.count) }
                 continue
             }
-            var next = mapping.range.lowerBound
-            while next < mapping.range.upperBound {
-                // Whatever the blocks become, written or unwritten, one extent holds a run.
-                let limit = UInt64(Extent.maximumUnwritten)
-                let count = UInt32(min(mapping.range.upperBound - next, limit))
-                let run = try volume.blocks.stage(upTo: count, goal: goal, from: space)
-                write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
-                next += UInt64(run.count)
-                goal = run.start + UInt64(run.count)
-            }
+            try stage(mapping.range.lowerBound..<last.range.upperBound, into: write, &goal)
         }
         return write
+    }
+
+    private func stage(
+        _ range: Range<UInt64>, into write: StagedWrite, _ goal: inout FSBlock
+    ) throws(Ext4Error) {
+        var next = range.lowerBound
+        while next < range.upperBound {
+            // Whatever the blocks become, written or unwritten, one extent holds a run.
+            let count = UInt32(min(range.upperBound - next, UInt64(Extent.maximumUnwritten)))
+            let run = try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
+            write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
+            next += UInt64(run.count)
+            goal = run.start + UInt64(run.count)
+        }
     }
 
     /// A split leaf has room for this many extents at the least (1 KiB blocks). A write over many full leaves may split
@@ -110,29 +151,24 @@ struct MappingCore {
 
     /// Behind the extent before the write; else the group of the inode.
     private func goal(before block: UInt64, _ old: [Mapping]) throws(Ext4Error) -> FSBlock {
-        if block > 0, let before = try begin(reading: block - 1..<block).first, case .mapped(let start) = before.target
-        {
-            return start + 1
-        }
+        if block > 0, let start = try begin(reading: block - 1..<block).first?.target.start { return start + 1 }
         let group = volume.layout.place(of: inode.number)?.group ?? GroupNumber(0)
         return volume.layout.firstBlock(of: group)
     }
 
     /// Publishes what has been written: everything staged, up to `end` bytes of the file. One handle as long as the
-    /// runs fit one; a write that the allocator had to scatter further is published front to back.
+    /// changes fit one; a write that the allocator had to scatter further is published front to back.
     ///
     /// `asUnwritten`: nothing has been written, the staged blocks become unwritten extents (fallocate).
     func ioend(_ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false) throws(Ext4Error) {
         let changes = write.mappings.filter { asUnwritten ? $0.target.isStaged : $0.target.isPublished }
-        let creditsEach = 4 + ExtentTree.creditsNeeded(depth: write.depth + 1)
-        let most = max(1, min(16, (volume.journal?.maximumCredits ?? 0) / 2 / creditsEach))
         var rest = changes[...]
         repeat {
-            let part = rest.prefix(most)
+            let part = rest.prefix(write.countForOneHandle(rest, of: volume))
             rest = rest.dropFirst(part.count)
             let published = rest.first.map { $0.range.lowerBound * UInt64(volume.blockByteCount) } ?? end
             let now = volume.now()
-            try volume.withHandle(credits: 1 + part.count * creditsEach) { handle throws(Ext4Error) in
+            try volume.withHandle(credits: 1 + write.credits(for: part, of: volume)) { handle throws(Ext4Error) in
                 try inode.mapping.withWriteLock { () throws(Ext4Error) in
                     for mapping in part { try publish(mapping, write, asUnwritten: asUnwritten, in: handle) }
                 }
@@ -173,11 +209,12 @@ struct MappingCore {
 }
 
 extension MappingCore.Mapping.Target {
-    func needsStaging(_ outOfPlace: Bool) -> Bool {
+    func needsStaging(_ placement: MappingCore.Placement) -> Bool {
         switch self {
         case .hole: true
-        case .mapped, .unwritten: outOfPlace
-        case .staged: false
+        case .mapped: placement != .inPlace
+        case .unwritten: placement == .batched
+        case .staged, .batched: false
         }
     }
 
@@ -187,39 +224,34 @@ extension MappingCore.Mapping.Target {
     var isPublished: Bool {
         switch self {
         case .staged, .unwritten: true
-        case .hole, .mapped: false
+        case .hole, .mapped, .batched: false
+        }
+    }
+
+    /// Where data can be read.
+    var dataStart: FSBlock? {
+        switch self {
+        case .mapped(let start), .batched(let start): start
+        case .hole, .unwritten, .staged: nil
+        }
+    }
+
+    /// What lies so many blocks further.
+    func advanced(by count: UInt64) -> Self {
+        switch self {
+        case .hole: .hole
+        case .mapped(let start): .mapped(start + count)
+        case .unwritten(let start): .unwritten(start + count)
+        case .staged(let start): .staged(start + count)
+        case .batched(let start): .batched(start + count)
         }
     }
 
     var start: FSBlock? {
         switch self {
         case .hole: nil
-        case .mapped(let start), .unwritten(let start), .staged(let start): start
+        case .mapped(let start), .unwritten(let start), .staged(let start), .batched(let start): start
         }
     }
 }
 
-/// What `begin` promised to one write. Staged runs that were not published go back when this is dropped.
-/// Used by one thread at a time.
-final class StagedWrite {
-    fileprivate(set) var mappings: [MappingCore.Mapping] = []
-    fileprivate let space: BlockReservation
-    let depth: UInt16
-    private let allocator: BlockAllocator
-    private var published: Set<UInt64> = []
-
-    fileprivate init(_ allocator: BlockAllocator, space: BlockReservation, depth: UInt16) {
-        self.allocator = allocator
-        self.space = space
-        self.depth = depth
-    }
-
-    fileprivate func markPublished(_ mapping: MappingCore.Mapping) { published.insert(mapping.range.lowerBound) }
-
-    deinit {
-        for mapping in mappings where !published.contains(mapping.range.lowerBound) {
-            guard case .staged(let start) = mapping.target else { continue }
-            allocator.unstage(BlockRun(start: start, count: UInt32(mapping.range.count)))
-        }
-    }
-}

@@ -28,6 +28,7 @@ extension FileSystem {
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             try inode.checkChangeable()
+            try inode.requireNoBatch()
             guard inode.hasExtents else { throw .posix(Errno.notSupported) }
             let work = Preallocation(volume: volume, inode: inode, isPrivileged: volume.isPrivileged(caller))
             switch mode {
@@ -79,7 +80,7 @@ struct Preallocation {
         let size = inode.size
         if !keepsSize && range.upperBound > size { try FileData(volume, inode).clearTail(behind: size) }
         let blocks = range.lowerBound / unit..<(range.upperBound + unit - 1) / unit
-        let write = try core.begin(writing: blocks, outOfPlace: false, privileged: isPrivileged)
+        let write = try core.begin(writing: blocks, .inPlace, privileged: isPrivileged)
         try core.ioend(write, endOfData: keepsSize ? 0 : range.upperBound, asUnwritten: true)
     }
 

@@ -76,14 +76,14 @@ struct Truncation {
         let buffer = AlignedBuffer(byteCount: Int(unit))
         try volume.device.read(into: buffer, at: volume.offset(of: start))
         buffer.withMutableBytes { $0.fill(Int(size % unit)..<Int(unit), with: 0) }
-        let write = try core.begin(writing: block..<block + 1, outOfPlace: true, privileged: privileged)
+        let write = try core.begin(writing: block..<block + 1, .outOfPlace, privileged: privileged)
         guard let new = write.mappings.first?.target.start else { preconditionFailure("one block, one mapping") }
         try volume.device.write(buffer, at: volume.offset(of: new))
         return write
     }
 
     private func tailCredits(_ tail: StagedWrite?) -> Int {
-        tail.map { 4 + ExtentTree.creditsNeeded(depth: $0.depth + 1) } ?? 0
+        tail.map { $0.credits(for: $0.mappings[...], of: volume) } ?? 0
     }
 
     private func publish(_ tail: StagedWrite, in handle: borrowing Handle) throws(Ext4Error) {

@@ -26,6 +26,8 @@ final class Inode: Sendable {
         var lastTransaction: TransactionID?
         var lastDataTransaction: TransactionID?
         var isDeleted = false
+        var batch: Batch?
+        var outOfPlaceChoice: OutOfPlaceChoice?
     }
 
     /// Reads the inode from its table. `.corrupt` on a bad checksum or number; free inodes decode as well.
@@ -194,9 +196,22 @@ final class Inode: Sendable {
     var isDeleted: Bool { state.withLock { $0.isDeleted } }
     func markDeleted() { state.withLock { $0.isDeleted = true } }
 
+    /// What is written to the file goes to it. Changed with the range lock of the whole file and the inode lock held.
+    var batch: Batch? {
+        get { state.withLock { $0.batch } }
+        set { state.withLock { $0.batch = newValue } }
+    }
+
+    /// What its attribute says; nil until somebody has read it. Changed with the inode lock held.
+    var outOfPlaceChoice: OutOfPlaceChoice? {
+        get { state.withLock { $0.outOfPlaceChoice } }
+        set { state.withLock { $0.outOfPlaceChoice = newValue } }
+    }
+
     var type: FileType? { FileType(mode: field { $0.mode }) }
     var isDirectory: Bool { type == .directory }
-    var size: UInt64 { field { $0.size } }
+    /// Bytes, with what a batch has appended.
+    var size: UInt64 { batch?.size ?? field { $0.size } }
     var hasExtents: Bool { field { $0.flags.contains(.extents) } }
 
     /// Directory and symlink blocks have been in the journal: each is revoked when it is freed.
@@ -221,6 +236,11 @@ final class Inode: Sendable {
         if flags.contains(.immutable) || flags.contains(.appendOnly) && !adding { throw .posix(Errno.notPermitted) }
     }
 
+    /// EBUSY for what would change the blocks of a file behind a batch.
+    func requireNoBatch() throws(Ext4Error) {
+        if batch != nil { throw .posix(Errno.busy) }
+    }
+
     func requireDirectory() throws(Ext4Error) {
         guard isDirectory else { throw .posix(Errno.notDirectory) }
     }
@@ -234,7 +254,7 @@ extension Inode {
         let units = record.flags.contains(.hugeFile) ? UInt64(volume.blockByteCount / 512) : 1
         return Attributes(
             inode: number, generation: generation, mode: record.mode, linkCount: UInt32(record.linkCount),
-            uid: record.uid, gid: record.gid, size: record.size, sectorCount: record.blockCount &* units,
+            uid: record.uid, gid: record.gid, size: size, sectorCount: record.blockCount &* units,
             access: record.access, modification: record.modification, change: record.change, creation: record.creation,
             deviceMajor: device.0, deviceMinor: device.1, flags: record.flags.rawValue)
     }

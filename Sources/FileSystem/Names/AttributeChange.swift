@@ -13,6 +13,7 @@ extension FileSystem {
                 guard inode.type == .regular else {
                     throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)
                 }
+                try inode.requireNoBatch()
                 let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
                 try truncation.setSize(to: size, privileged: true)
             }
@@ -101,6 +102,7 @@ extension FileSystem {
                 let now = volume.now()
                 try inode.update(in: handle, volume) { record throws(Ext4Error) in record.change = now }
             }
+            inode.outOfPlaceChoice = nil
         }
     }
 }

@@ -146,6 +146,7 @@ extension FileSystem {
             if journal.abortCause == .shutDown { return }
             throw .aborted
         }
+        abortAllBatches()
         for number in inodes.unlinked { deleteOrLeave(number) }
         let hasOrphans = orphans.hasSlotsInUse
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)

@@ -13,7 +13,7 @@ struct CrashCampaign: Sendable {
     /// Chooses the operations of a random workload, and which states are looked at.
     let seed: UInt64
     let volume: TestVolume
-    private var workload: Workload
+    var workload: Workload
     /// How many states of each kind, besides the flush boundaries.
     var prefixes: Int, inFlight: Int, subsets: Int
     /// At most so many flush boundaries.
@@ -23,6 +23,7 @@ struct CrashCampaign: Sendable {
 
     /// Whether the test commits and checkpoints, or the threads of the journal.
     var isManual = true
+    var placement = ModelTree.Placement.inPlace
     /// What a failure calls the workload, beside the seed.
     var name = ""
     /// What the next transaction of the journal is called; nil: as mke2fs has it.
@@ -55,7 +56,7 @@ struct CrashCampaign: Sendable {
         let base = try volume.make(sequence: sequence)
         let trace = Trace()
         let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
-        let model = ModelTree(blockByteCount: volume.blockByteCount)
+        let model = ModelTree(blockByteCount: volume.blockByteCount, placement: placement)
         let run = try WorkloadRun(on: device, tree: model, options: .deterministic(manual: isManual))
         switch workload {
         case .operations(let operations): for operation in operations { try run.perform(operation) }

@@ -46,6 +46,11 @@ extension CrashCampaign {
         var campaign = CrashCampaign(seed: seed, volume: volume, profile: profile)
         campaign.sequence = [nil, nil, 0xFFFF_FFF0, 0x7FFF_FFF0].randomElement(using: &random)!
         campaign.isManual = !random.once(in: 4)
+        // A stream of its own: what a seed meant before there were batches it still means.
+        var more = SeededRandom(seed: seed ^ 0x6F75_746F_6670_6C63)
+        if more.once(in: 4) { campaign.placement = .outOfPlace }
+        if more.once(in: 4) { profile.weights.append((.batch, 8)) }
+        campaign.workload = .random(profile)
         return campaign
     }
 }

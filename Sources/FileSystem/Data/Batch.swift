@@ -1,0 +1,131 @@
+internal import Allocator
+package import Ext4Format
+internal import Threads
+
+/// What has been written to a file since a batch began (F2FS_IOC_START_ATOMIC_WRITE): blocks that only memory names.
+/// Committed, they become the file's in one transaction; dropped, they are free again.
+///
+/// Reads of the file meet it. It changes under a range lock of the inode, held for what changes, and its own leaf lock.
+final class Batch: Sendable {
+    let inode: Inode
+    /// The process that began it.
+    let owner: Int32
+
+    private struct State {
+        var write: StagedWrite?
+        /// Bytes; what the file's size is to those who read now.
+        var size: UInt64
+    }
+    private let state: Monitor<State>
+
+    init(of inode: Inode, owner: Int32) {
+        self.inode = inode
+        self.owner = owner
+        state = Monitor(State(size: inode.size))
+    }
+
+    var size: UInt64 { state.withLock { $0.size } }
+
+    /// The mappings of the file with what the batch has in their place.
+    func covering(_ mappings: [MappingCore.Mapping]) -> [MappingCore.Mapping] {
+        state.withLock { state in state.write.map { $0.covering(mappings) } ?? mappings }
+    }
+
+    /// Takes over what a write has staged and filled, which reaches to byte `end`. EFBIG, and nothing has changed, when
+    /// one transaction could not publish it all any more.
+    func absorb(_ write: StagedWrite, endOfData end: UInt64, _ volume: Volume) throws(Ext4Error) {
+        try state.withLock { state throws(Ext4Error) in
+            if let whole = state.write {
+                guard whole.absorb(write, fittingOneHandleOf: volume) else { throw .posix(Errno.fileTooBig) }
+            } else {
+                guard write.fitsOneHandle(of: volume) else { throw .posix(Errno.fileTooBig) }
+                state.write = write
+            }
+            state.size = max(state.size, end)
+        }
+    }
+
+    /// Publishes it all in one handle. The caller holds the range lock of the whole file.
+    func publish(_ volume: Volume) throws(Ext4Error) {
+        let (write, end) = state.withLock { state in
+            defer { state.write = nil }
+            return (state.write, state.size)
+        }
+        if let write { try MappingCore(volume: volume, inode: inode).ioend(write, endOfData: end) }
+    }
+}
+
+extension FileSystem {
+    /// Whether any is open.
+    package var hasBatches: Bool { batches.withLock { !$0.isEmpty } }
+
+    /// Begins a batch: until `commitBatch` what is written to the file is seen by who reads it, and not by a power cut.
+    /// One at a time: EBUSY while another process has one; the same process may ask twice. EACCES for who does not own
+    /// the file.
+    package func startBatch(_ number: InodeNumber, owner: Int32, by caller: Caller) throws(Ext4Error) {
+        try requireWritable()
+        try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
+            if let batch {
+                guard batch.owner == owner else { throw .posix(Errno.busy) }
+                return
+            }
+            try inode.checkChangeable()
+            guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+            let batch = Batch(of: inode, owner: owner)
+            batches.withLock { $0[number.rawValue] = batch }
+            inode.batch = batch
+        }
+    }
+
+    /// Publishes the batch in one transaction and returns when that is durable. EINVAL without a batch: it may have been
+    /// dropped. When it fails the batch is gone and the file is as it was before.
+    package func commitBatch(_ number: InodeNumber, by caller: Caller) throws(Ext4Error) {
+        try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
+            guard let batch else { throw .posix(Errno.invalid) }
+            defer { drop(batch) }
+            try requireWritable()
+            guard !inode.isDeleted else { throw .posix(Errno.stale) }
+            try batch.publish(volume)
+        }
+        try sync(number, dataOnly: false)
+    }
+
+    /// Drops the batch. False when there was none; else what others remember of the file's data and size is wrong.
+    package func abortBatch(_ number: InodeNumber, by caller: Caller = .root) throws(Ext4Error) -> Bool {
+        try withBatch(of: number, by: caller) { _, batch throws(Ext4Error) in
+            guard let batch else { return false }
+            drop(batch)
+            return true
+        }
+    }
+
+    /// As `abortBatch`, for a process that closes the file, if the batch is its own.
+    package func abortBatch(_ number: InodeNumber, of process: Int32) throws(Ext4Error) -> Bool {
+        let isOwner = batches.withLock { $0[number.rawValue]?.owner == process }
+        return isOwner ? try abortBatch(number) : false
+    }
+
+    func abortAllBatches() {
+        for batch in batches.withLock({ Array($0.values) }) { drop(batch) }
+    }
+
+    /// Its blocks are free again, unless they have been published. Nobody is at the file's data.
+    func drop(_ batch: Batch) {
+        batches.withLock { _ = $0.removeValue(forKey: batch.inode.number.rawValue) }
+        batch.inode.batch = nil
+    }
+
+    /// With nobody else at the file's data.
+    private func withBatch<R>(
+        of number: InodeNumber, by caller: Caller, _ body: (Inode, Batch?) throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(Errno.invalid) }
+        guard caller.uid == 0 || caller.uid == inode.field({ $0.uid }) else { throw .posix(Errno.accessDenied) }
+        return try inode.lock.withWriteLock { () throws(Ext4Error) in
+            let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
+            defer { lease.release() }
+            return try body(inode, inode.batch)
+        }
+    }
+}

@@ -1,0 +1,176 @@
+internal import Allocator
+internal import Ext4Format
+
+/// What `MappingCore.begin` promised to one write. Staged runs that were not published go back when this is dropped.
+/// Used by one thread at a time.
+final class StagedWrite {
+    typealias Mapping = MappingCore.Mapping
+
+    /// Where the write goes, in the order of the file.
+    var mappings: [Mapping] = []
+    /// What the file was mapped to before.
+    private var old: [Mapping]
+    let space: BlockReservation
+    private let depth: UInt16
+    private let allocator: BlockAllocator
+    private var published: Set<UInt64> = []
+
+    init(_ allocator: BlockAllocator, space: BlockReservation, depth: UInt16, replacing old: [Mapping]) {
+        self.allocator = allocator
+        self.space = space
+        self.depth = depth
+        self.old = old
+    }
+
+    /// Where the data of a block lies that the write covers in part; nil where it reads as zeros.
+    func source(of block: UInt64) -> FSBlock? {
+        let index = old.partitioningIndex { $0.range.upperBound > block }
+        guard index < old.count, let start = old[index].target.dataStart else { return nil }
+        return start + (block - old[index].range.lowerBound)
+    }
+
+    func markPublished(_ mapping: Mapping) { published.insert(mapping.range.lowerBound) }
+
+    // MARK: One handle
+
+    func fitsOneHandle(of volume: Volume) -> Bool {
+        let changes = mappings.filter(\.target.isPublished)
+        return countForOneHandle(changes[...], of: volume) >= changes.count
+    }
+
+    /// How many of `mappings` can be published in one handle: one at the least.
+    func countForOneHandle(_ mappings: ArraySlice<Mapping>, of volume: Volume) -> Int {
+        // Half of what a handle may have is left to what else the operation does.
+        let most = (volume.journal?.maximumCredits ?? 0) / 2
+        var cost = Cost(self, volume.layout)
+        for (index, mapping) in mappings.enumerated() {
+            cost.add(mapping)
+            if cost.credits > most { return max(index, 1) }
+        }
+        return max(mappings.count, 1)
+    }
+
+    /// What publishing `mappings` takes.
+    func credits(for mappings: ArraySlice<Mapping>, of volume: Volume) -> Int {
+        var cost = Cost(self, volume.layout)
+        for mapping in mappings { cost.add(mapping) }
+        return cost.credits
+    }
+
+    /// Gives up what does not fit one handle, so that ioend is atomic. Answers the first block that is left out.
+    func keepOneHandle(of volume: Volume) -> UInt64? {
+        let changes = mappings.filter(\.target.isPublished)
+        let count = countForOneHandle(changes[...], of: volume)
+        guard count < changes.count else { return nil }
+        let end = changes[count].range.lowerBound
+        for mapping in mappings where mapping.range.lowerBound >= end { giveBack(mapping) }
+        mappings.removeAll { $0.range.lowerBound >= end }
+        return end
+    }
+
+    /// An upper bound of the blocks that change: of the tree, and of the groups that lose or get blocks.
+    private struct Cost {
+        private let write: StagedWrite
+        private let layout: VolumeLayout
+        private var groups: Set<UInt32> = []
+        private var tree = 0
+
+        init(_ write: StagedWrite, _ layout: VolumeLayout) {
+            self.write = write
+            self.layout = layout
+        }
+
+        /// A further leaf may split: itself, a new node, and the bitmap and descriptor of that.
+        private static let furtherLeaf = 4
+        private static let perGroup = 2
+
+        var credits: Int { tree + Self.perGroup * groups.count }
+
+        mutating func add(_ mapping: Mapping) {
+            tree += tree == 0 ? ExtentTree.creditsNeeded(depth: write.depth + 1) : Self.furtherLeaf
+            guard mapping.target.isStaged else { return }
+            touch(mapping)
+            let pieces = write.pieces(in: mapping.range)
+            tree += Self.furtherLeaf * max(0, pieces.count - 1)
+            for piece in pieces { touch(piece) }
+        }
+
+        private mutating func touch(_ mapping: Mapping) {
+            guard let start = mapping.target.start, let first = layout.place(of: start)?.group,
+                let last = layout.place(of: start + UInt64(mapping.range.count - 1))?.group
+            else { return }
+            groups.formUnion(first.rawValue...last.rawValue)
+        }
+    }
+
+    /// What was mapped in `range` before.
+    private func pieces(in range: Range<UInt64>) -> ArraySlice<Mapping> {
+        let first = old.partitioningIndex { $0.range.upperBound > range.lowerBound }
+        let end = old.partitioningIndex { $0.range.lowerBound >= range.upperBound }
+        return old[first..<max(first, end)]
+    }
+
+    // MARK: Batches
+
+    /// `mappings` with what is staged here in their place.
+    func covering(_ mappings: [Mapping]) -> [Mapping] {
+        var result: [Mapping] = []
+        for mapping in mappings {
+            var next = mapping.range.lowerBound
+            var index = self.mappings.partitioningIndex { $0.range.upperBound > next }
+            while next < mapping.range.upperBound {
+                let mine = index < self.mappings.count ? self.mappings[index] : nil
+                index += 1
+                let low = min(mine?.range.lowerBound ?? .max, mapping.range.upperBound)
+                if next < low { result.append(mapping.part(next..<low)) }
+                guard let mine, low < mapping.range.upperBound else { break }
+                let part = mine.part(mine.range.clamped(to: next..<mapping.range.upperBound))
+                result.append(Mapping(range: part.range, target: part.target.start.map { .batched($0) } ?? .hole))
+                next = part.range.upperBound
+            }
+        }
+        return result
+    }
+
+    /// Takes over what another write on other blocks has staged. False, and nothing has changed, when both together
+    /// would not fit one handle.
+    func absorb(_ other: StagedWrite, fittingOneHandleOf volume: Volume) -> Bool {
+        let before = (mappings, old)
+        let staged = other.mappings.filter(\.target.isStaged)
+        mappings = Self.merged(mappings, staged)
+        old = Self.merged(old, other.old.filter { if case .batched = $0.target { false } else { true } })
+        guard fitsOneHandle(of: volume) else {
+            (mappings, old) = before
+            return false
+        }
+        other.mappings = []
+        space.absorb(other.space)
+        return true
+    }
+
+    /// Both in the order of the file, with neighbours on the device as one.
+    private static func merged(_ some: [Mapping], _ others: [Mapping]) -> [Mapping] {
+        let sorted = (some + others).sorted { $0.range.lowerBound < $1.range.lowerBound }
+        var result: [Mapping] = []
+        result.reserveCapacity(sorted.count)
+        for mapping in sorted {
+            if let last = result.last, let both = last.merged(with: mapping) {
+                result[result.count - 1] = both
+            } else {
+                result.append(mapping)
+            }
+        }
+        return result
+    }
+
+    // MARK: Giving back
+
+    private func giveBack(_ mapping: Mapping) {
+        guard case .staged(let start) = mapping.target else { return }
+        allocator.unstage(BlockRun(start: start, count: UInt32(mapping.range.count)))
+    }
+
+    deinit {
+        for mapping in mappings where !published.contains(mapping.range.lowerBound) { giveBack(mapping) }
+    }
+}
