@@ -236,10 +236,14 @@ package struct ModelTree: Equatable, Sendable {
     mutating func allocate(_ range: Range<Int>, in id: ModelNodeID, keepsSize: Bool, by operation: Int) {
         let blocks = range.lowerBound / blockByteCount...(range.upperBound - 1) / blockByteCount
         change(id, by: operation) { node in
-            node.remappedBy = operation
-            let missing = blocks.filter { $0 >= node.isMapped.count || !node.isMapped[$0] }
+            let missing = blocks.filter {
+                !node.isPreallocated.contains($0) && ($0 >= node.isMapped.count || !node.isMapped[$0])
+            }
+            let grows = !keepsSize && range.upperBound > node.content.count
+            // What has its blocks already, and its size, is only touched.
+            if grows || !missing.isEmpty { node.remappedBy = operation }
             node.isPreallocated.formUnion(missing)
-            if !keepsSize, range.upperBound > node.content.count {
+            if grows {
                 node.content += [UInt8](repeating: 0, count: range.upperBound - node.content.count)
             }
         }
