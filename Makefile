@@ -66,6 +66,7 @@ unit-test:
 
 mount-test: build tools
 	@scripts/setup.sh test
+	@$(MAKE) --no-print-directory $(TOOLS)/sqlite3-batches || echo 'without SQLite on batches' >&2
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" $(addprefix --only ,$(ONLY))
 
 MINUTES ?= 10
@@ -90,6 +91,10 @@ bench: build tools ## jext4 beside the kernel, fuse2fs and an empty FUSE server,
 TEST_TOOLS := $(patsubst Tests/Mount/%.c,$(TOOLS)/%,$(wildcard Tests/Mount/*.c))
 BENCH_TOOLS := $(TOOLS)/bench_meta $(TOOLS)/emptyfs
 tools: $(TEST_TOOLS) $(BENCH_TOOLS)
+
+# Kept from build to build: it takes most of a minute.
+$(TOOLS)/sqlite3-batches: scripts/build-sqlite.sh
+	scripts/build-sqlite.sh $@
 
 $(TOOLS)/%: Tests/Mount/%.c
 	@mkdir -p $(TOOLS)

@@ -313,7 +313,8 @@ def print_table(figures, contenders):
                  + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
     print_aligned(rows, {0, header.index("goal")})
-    print(f"\nMedians of {RUNS} turns, wall clock. Ratios are of rates: above 1 jext4 is faster. Times are per operation.")
+    print(f"\nMedians of {RUNS} turns, wall clock. Ratios are of rates: above 1 jext4 is faster. "
+          "Times are per operation.")
     if figures.cut:
         print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")
 

@@ -198,6 +198,21 @@ pid_t jext4_thread_group(pid_t thread) {
     return (pid_t)thread_status(thread, "Tgid: %llu");
 }
 
+bool jext4_is_exiting(pid_t thread) {
+    const unsigned long exiting = 4; /* PF_EXITING */
+    char path[64], line[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)thread);
+    FILE *stat = fopen(path, "re");
+    if (!stat) return true;
+    size_t count = fread(line, 1, sizeof line - 1, stat);
+    fclose(stat);
+    line[count] = 0;
+    /* The flags are the seventh field behind the name, which may hold anything. */
+    char *behind = strrchr(line, ')');
+    unsigned long flags = 0;
+    return !behind || sscanf(behind, ") %*c %*d %*d %*d %*d %*d %lu", &flags) != 1 || flags & exiting;
+}
+
 bool jext4_read_memory(pid_t thread, uint64_t address, void *to, size_t count) {
     struct iovec local = {.iov_base = to, .iov_len = count};
     struct iovec remote = {.iov_base = (void *)(uintptr_t)address, .iov_len = count};

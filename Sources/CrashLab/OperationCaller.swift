@@ -9,8 +9,8 @@ struct OperationCaller {
     init(_ system: FileSystem) { self.system = system }
 
     /// `number` gives the inode of a node, on which the caller holds a reference. Answers the inode that was made, with
-    /// a reference on it, or the one that was linked, truncated or given another mode. A write that did less than it was
-    /// asked for becomes what it did.
+    /// a reference on it, or the one that was linked, truncated or given another mode. A write that did less than it
+    /// was asked for becomes what it did.
     func perform(
         _ operation: inout Operation, _ number: (ModelNodeID) throws(Ext4Error) -> InodeNumber
     ) throws(Ext4Error) -> Attributes? {
@@ -47,7 +47,7 @@ struct OperationCaller {
 
     /// Without room for all of it, nothing of it happens.
     private func performBatch(on file: InodeNumber, _ ranges: [Range<Int>], stamp: UInt64) throws(Ext4Error) {
-        try system.startBatch(file, owner: 1, by: caller)
+        try system.startBatch(file, owner: BatchOwner(process: 1, handle: 1), by: caller)
         do throws(Ext4Error) {
             for range in ranges {
                 let bytes = Operation.pattern(stamp: stamp, at: range.lowerBound, count: range.count)

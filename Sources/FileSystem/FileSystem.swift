@@ -131,8 +131,8 @@ package final class FileSystem: Sendable {
         return count
     }
 
-    /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count: all,
-    /// but out of place at most what one transaction can publish.
+    /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count:
+    /// all, but out of place at most what one transaction can publish.
     package func write(
         _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
     ) throws(Ext4Error) -> Int {

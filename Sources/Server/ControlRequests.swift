@@ -9,7 +9,8 @@ internal import Journal
 private enum Control {
     /// FS_IOC_SHUTDOWN, which is EXT4_IOC_SHUTDOWN.
     static var shutDown: CUnsignedInt { 0x8004_587D }
-    /// F2FS_IOC_START_ATOMIC_WRITE, F2FS_IOC_COMMIT_ATOMIC_WRITE and F2FS_IOC_ABORT_ATOMIC_WRITE: _IO(0xF5, 1), 2 and 5.
+    /// F2FS_IOC_START_ATOMIC_WRITE, F2FS_IOC_COMMIT_ATOMIC_WRITE and F2FS_IOC_ABORT_ATOMIC_WRITE: _IO(0xF5, 1), 2
+    /// and 5.
     static var startBatch: CUnsignedInt { 0xF501 }
     static var commitBatch: CUnsignedInt { 0xF502 }
     static var abortBatch: CUnsignedInt { 0xF505 }
@@ -37,7 +38,7 @@ func serveIoctl(
     case Control.features where mayBatch:
         request.answerControl(word: Control.hasBatches)
     case Control.startBatch where mayBatch, Control.commitBatch where mayBatch, Control.abortBatch where mayBatch:
-        request.serveBatch(command, on: inode)
+        request.serveBatch(command, on: inode, handle: unsafe file?.pointee.fh ?? 0)
     case Control.getOutOfPlace:
         request.answerControl { request throws(Ext4Error) in
             try request.fileSystem.writesOutOfPlace(inode) ? 1 : 0
@@ -72,15 +73,15 @@ extension Request {
         }
     }
 
-    fileprivate consuming func serveBatch(_ command: CUnsignedInt, on inode: InodeNumber) {
+    fileprivate consuming func serveBatch(_ command: CUnsignedInt, on inode: InodeNumber, handle: UInt64) {
         let fileSystem = fileSystem, session = session, caller = caller
         do throws(Ext4Error) {
             switch command {
             case Control.startBatch:
-                let owner = jext4_thread_group(callerProcess.id)
+                let process = jext4_thread_group(callerProcess.id)
                 // Nobody would end the batch of a process that cannot be seen from here.
-                guard owner != 0 else { return fail(EOPNOTSUPP) }
-                try fileSystem.startBatch(inode, owner: owner, by: caller)
+                guard process != 0, handle != 0 else { return fail(EOPNOTSUPP) }
+                try fileSystem.startBatch(inode, owner: BatchOwner(process: process, handle: handle), by: caller)
             case Control.commitBatch:
                 do throws(Ext4Error) {
                     try fileSystem.commitBatch(inode, by: caller)

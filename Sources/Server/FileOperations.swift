@@ -5,15 +5,15 @@ internal import FileSystem
 internal import Glibc
 internal import Threads
 
-// Data: open, read, write, seek and sync. Files have no open state here: a read or write names the inode, and the
-// reference that the lookup took keeps an unlinked one alive.
+// Data: open, read, write, seek and sync. Files have no open state here but for batches: a read or write names the
+// inode, and the reference that the lookup took keeps an unlinked one alive.
 
 /// ENOSYS once tells the kernel that no open or release is wanted; it then keeps the page cache over opens.
 @c(jext4_serve_open)
 func serveOpen(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
     let request = unsafe Request(raw)
     guard !request.session.mayRefuseOpen else { return request.fail(ENOSYS) }
-    unsafe file?.pointee.keep_cache = 1
+    unsafe request.session.open(file)
     unsafe request.answer(opened: file)
 }
 
@@ -62,22 +62,36 @@ func serveWrite(
     }
 }
 
-/// close(2). ENOSYS once, and the kernel asks no more; but who has begun a batch must not leave it behind, and locks
-/// that the process holds are released only when this has been answered.
+/// Part of close(2). ENOSYS once, and the kernel asks no more; but who dies must not leave a batch behind, and the
+/// locks that the process holds are released only when this has been answered.
 @c(jext4_serve_flush)
 func serveFlush(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
     let request = unsafe Request(raw)
     guard request.session.servesBatches else { return request.fail(ENOSYS) }
-    let session = request.session, inode = NodeID.inode(node)
-    do throws(Ext4Error) {
-        if session.fileSystem.hasBatches,
-            try session.fileSystem.abortBatch(inode, of: jext4_thread_group(request.callerProcess.id))
-        {
-            session.forgetContent(of: inode)
+    let thread = request.callerProcess.id
+    request.abortBatch(of: NodeID.inode(node)) { owner in
+        owner.process == jext4_thread_group(thread) && jext4_is_exiting(thread)
+    }
+}
+
+/// The last use of an open file has ended.
+@c(jext4_serve_release)
+func serveRelease(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutablePointer<fuse_file_info>?) {
+    let request = unsafe Request(raw)
+    let handle = unsafe file?.pointee.fh
+    request.abortBatch(of: NodeID.inode(node)) { $0.handle == handle }
+}
+
+extension Request {
+    fileprivate consuming func abortBatch(of inode: InodeNumber, where isMeant: (BatchOwner) -> Bool) {
+        do throws(Ext4Error) {
+            if fileSystem.hasBatches, try fileSystem.abortBatch(inode, where: isMeant) {
+                session.forgetContent(of: inode)
+            }
+            succeed()
+        } catch {
+            fail(error)
         }
-        request.succeed()
-    } catch {
-        request.fail(error)
     }
 }
 

@@ -72,7 +72,7 @@ func serveCreate(
     do throws(Ext4Error) {
         let made = try request.fileSystem.createFile(
             unsafe FileName(name), in: NodeID.inode(parent), mode: UInt16(mode & 0o7777), caller: request.caller)
-        unsafe file?.pointee.keep_cache = 1
+        unsafe request.session.open(file)
         unsafe request.answer(created: made, file)
     } catch {
         request.fail(error)

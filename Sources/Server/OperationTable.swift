@@ -25,6 +25,7 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.read = serveRead
     unsafe table.write = serveWrite
     unsafe table.flush = serveFlush
+    unsafe table.release = serveRelease
     unsafe table.fsync = serveFsync
     unsafe table.opendir = serveOpendir
     unsafe table.readdir = serveReaddir

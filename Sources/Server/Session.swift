@@ -16,8 +16,9 @@ internal import Threads
     let volume: MountedVolume
     let fileSystem: FileSystem
     let usesWritebackCache: Bool
-    /// Whether a program may begin a batch: then the kernel has to tell what is closed.
+    /// Whether a program may begin a batch: then the kernel has to tell what is opened and closed.
     let servesBatches: Bool
+    private let lastHandle = Atomic<UInt64>(0)
     /// Without them the kernel need not ask for the list of a directory that changed.
     let usesAccessLists: Bool
     /// What stat(2) says to transfer in.
@@ -93,7 +94,7 @@ internal import Threads
 
     var hasExtendedSetxattr: Bool { offered.load(ordering: .relaxed) & Connection.extendedSetxattr != 0 }
 
-    var mayRefuseOpen: Bool { has(FUSE_CAP_NO_OPEN_SUPPORT) }
+    var mayRefuseOpen: Bool { has(FUSE_CAP_NO_OPEN_SUPPORT) && !servesBatches }
     var mayRefuseOpendir: Bool { has(FUSE_CAP_NO_OPENDIR_SUPPORT) }
     private func has(_ flag: CInt) -> Bool { capable.load(ordering: .relaxed) & UInt32(flag) != 0 }
 
@@ -102,6 +103,12 @@ internal import Threads
         guard error.isWorthLogging else { return }
         log.error(error.description)
         fileSystem.report(error, about: DirectRequest.currentNode.map(NodeID.inode))
+    }
+
+    /// What the kernel is to know of a file that it opens. Handles are never 0, and never the same twice.
+    func open(_ file: UnsafeMutablePointer<fuse_file_info>?) {
+        unsafe file?.pointee.keep_cache = 1
+        unsafe file?.pointee.fh = lastHandle.wrappingAdd(1, ordering: .relaxed).newValue
     }
 
     // MARK: Shutdown

@@ -4,7 +4,8 @@ import Testing
 
 /// Overwrites to new blocks, and batches, on a mounted volume; e2fsck looks at it afterwards.
 @Suite(.enabled(if: DirectoryVolume.hasTools, "needs mke2fs, debugfs and e2fsck")) struct OutOfPlaceFileTests {
-    private static let process: Int32 = 4711
+    private static let owner = BatchOwner(process: 4711, handle: 1)
+    private static let other = BatchOwner(process: 4712, handle: 2)
     private static let user = Caller(uid: 1000, gid: 1000, umask: 0)
 
     private func makeFile(_ fileSystem: FileSystem, _ text: String = "f") throws -> InodeNumber {
@@ -98,7 +99,7 @@ import Testing
             try fileSystem.allocate(file, at: 20_000, count: 8_000, mode: .keepSize)
             let before = try content(fileSystem, file), free = fileSystem.statistics().freeBlocks
             var model = before
-            try fileSystem.startBatch(file, owner: Self.process, by: .root)
+            try fileSystem.startBatch(file, owner: Self.owner, by: .root)
             for (offset, count) in [(500, 3_000), (2_000, 100), (9_900, 200), (21_000, 5_000), (900, 20)] {
                 try write(fileSystem, file, at: offset, UInt8(count & 0x7F | 1), count)
                 if model.count < offset + count { model += Array(repeating: 0, count: offset + count - model.count) }
@@ -119,7 +120,7 @@ import Testing
         try volume.mounted { fileSystem in
             let file = try makeFile(fileSystem)
             try write(fileSystem, file, at: 0, 1, 50_000)
-            try fileSystem.startBatch(file, owner: Self.process, by: .root)
+            try fileSystem.startBatch(file, owner: Self.owner, by: .root)
             for page in stride(from: 0, to: 60_000, by: 4_096) { try write(fileSystem, file, at: page, 2, 1_500) }
             let seen = try content(fileSystem, file)
             try fileSystem.commitBatch(file, by: .root)
@@ -136,12 +137,12 @@ import Testing
             let file = try makeFile(fileSystem)
             try write(fileSystem, file, at: 0, 1, 10_000)
             #expect(throws: Ext4Error.posix(Errno.accessDenied)) {
-                try fileSystem.startBatch(file, owner: Self.process, by: Self.user)
+                try fileSystem.startBatch(file, owner: Self.owner, by: Self.user)
             }
-            try fileSystem.startBatch(file, owner: Self.process, by: .root)
-            try fileSystem.startBatch(file, owner: Self.process, by: .root)
+            try fileSystem.startBatch(file, owner: Self.owner, by: .root)
+            try fileSystem.startBatch(file, owner: Self.owner, by: .root)
             #expect(throws: Ext4Error.posix(Errno.busy)) {
-                try fileSystem.startBatch(file, owner: Self.process + 1, by: .root)
+                try fileSystem.startBatch(file, owner: Self.other, by: .root)
             }
             try write(fileSystem, file, at: 0, 2, 10_000)
             var cut = AttributeChanges()
@@ -150,9 +151,9 @@ import Testing
             #expect(throws: Ext4Error.posix(Errno.busy)) {
                 try fileSystem.allocate(file, at: 0, count: 4096, mode: [.punchHole, .keepSize])
             }
-            #expect(try !fileSystem.abortBatch(file, of: Self.process + 1))
+            #expect(try !fileSystem.abortBatch(file) { $0.handle == Self.other.handle })
             let gone = try makeFile(fileSystem, "gone")
-            try fileSystem.startBatch(gone, owner: Self.process, by: .root)
+            try fileSystem.startBatch(gone, owner: Self.owner, by: .root)
             try write(fileSystem, gone, at: 0, 2, 10_000)
             try fileSystem.unlink(FileName([UInt8]("gone".utf8)), in: .root)
             fileSystem.forget(gone, count: 1)
@@ -171,7 +172,7 @@ import Testing
         try volume.mounted { fileSystem in
             let file = try makeFile(fileSystem)
             try write(fileSystem, file, at: 0, 1, 1 << 20)
-            try fileSystem.startBatch(file, owner: Self.process, by: .root)
+            try fileSystem.startBatch(file, owner: Self.owner, by: .root)
             var written = 0, refusal: Ext4Error?
             for page in stride(from: 0, to: 1 << 20, by: 8_192) where refusal == nil {
                 do {

@@ -84,6 +84,8 @@ int jext4_peer_user(int socket, uid_t *user);
 uint64_t jext4_capabilities(pid_t thread);
 /// The process of a thread; 0 when it is gone, or cannot be seen from here.
 pid_t jext4_thread_group(pid_t thread);
+/// Whether a thread is on its way out, or gone: proc_pid_stat(5).
+bool jext4_is_exiting(pid_t thread);
 /// Copies from the memory of a thread's process; false when that may not be read.
 bool jext4_read_memory(pid_t thread, uint64_t address, void *to, size_t count);
 #endif

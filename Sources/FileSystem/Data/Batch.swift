@@ -8,8 +8,7 @@ internal import Threads
 /// Reads of the file meet it. It changes under a range lock of the inode, held for what changes, and its own leaf lock.
 final class Batch: Sendable {
     let inode: Inode
-    /// The process that began it.
-    let owner: Int32
+    let owner: BatchOwner
 
     private struct State {
         var write: StagedWrite?
@@ -18,7 +17,7 @@ final class Batch: Sendable {
     }
     private let state: Monitor<State>
 
-    init(of inode: Inode, owner: Int32) {
+    init(of inode: Inode, owner: BatchOwner) {
         self.inode = inode
         self.owner = owner
         state = Monitor(State(size: inode.size))
@@ -55,6 +54,18 @@ final class Batch: Sendable {
     }
 }
 
+/// Who began a batch.
+package struct BatchOwner: Sendable {
+    package var process: Int32
+    /// The open file.
+    package var handle: UInt64
+
+    package init(process: Int32, handle: UInt64) {
+        self.process = process
+        self.handle = handle
+    }
+}
+
 extension FileSystem {
     /// Whether any is open.
     package var hasBatches: Bool { batches.withLock { !$0.isEmpty } }
@@ -62,11 +73,11 @@ extension FileSystem {
     /// Begins a batch: until `commitBatch` what is written to the file is seen by who reads it, and not by a power cut.
     /// One at a time: EBUSY while another process has one; the same process may ask twice. EACCES for who does not own
     /// the file.
-    package func startBatch(_ number: InodeNumber, owner: Int32, by caller: Caller) throws(Ext4Error) {
+    package func startBatch(_ number: InodeNumber, owner: BatchOwner, by caller: Caller) throws(Ext4Error) {
         try requireWritable()
         try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
             if let batch {
-                guard batch.owner == owner else { throw .posix(Errno.busy) }
+                guard batch.owner.process == owner.process else { throw .posix(Errno.busy) }
                 return
             }
             try inode.checkChangeable()
@@ -77,8 +88,8 @@ extension FileSystem {
         }
     }
 
-    /// Publishes the batch in one transaction and returns when that is durable. EINVAL without a batch: it may have been
-    /// dropped. When it fails the batch is gone and the file is as it was before.
+    /// Publishes the batch in one transaction and returns when that is durable. EINVAL without a batch: it may have
+    /// been dropped. When it fails the batch is gone and the file is as it was before.
     package func commitBatch(_ number: InodeNumber, by caller: Caller) throws(Ext4Error) {
         try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
             guard let batch else { throw .posix(Errno.invalid) }
@@ -99,10 +110,12 @@ extension FileSystem {
         }
     }
 
-    /// As `abortBatch`, for a process that closes the file, if the batch is its own.
-    package func abortBatch(_ number: InodeNumber, of process: Int32) throws(Ext4Error) -> Bool {
-        let isOwner = batches.withLock { $0[number.rawValue]?.owner == process }
-        return isOwner ? try abortBatch(number) : false
+    /// As `abortBatch`, if the owner is such a one.
+    package func abortBatch(
+        _ number: InodeNumber, where isMeant: (BatchOwner) -> Bool
+    ) throws(Ext4Error) -> Bool {
+        let owner = batches.withLock { $0[number.rawValue]?.owner }
+        return try owner.map(isMeant) == true ? abortBatch(number) : false
     }
 
     func abortAllBatches() {
