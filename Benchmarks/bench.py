@@ -8,8 +8,8 @@ neighbours. The empty server keeps names in memory and discards data: no FUSE se
 fuse2fs.
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
-  BENCH_ONLY=a,b   contenders (kernel, fuse2fs, empty, jext4, io_uring)
-  BENCH_WORK=a,b   works (names, fsync, commits, io, trees, replay)
+  BENCH_ONLY=a,b   contenders (kernel, data=journal, fuse2fs, empty, jext4, outofplace, io_uring)
+  BENCH_WORK=a,b   works (names, fsync, commits, io, overwrites, trees, replay)
   BENCH_SCRATCH=D  where images are (default /var/tmp)
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
 """
@@ -31,7 +31,7 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"
 ROOT = os.path.dirname(HERE)
 QUICK = bool(os.environ.get("BENCH_QUICK"))
 RUNS = int(os.environ.get("BENCH_RUNS", "1" if QUICK else "3"))
-WORKS = [word for word in os.environ.get("BENCH_WORK", "names,fsync,commits,io,trees,replay").split(",") if word]
+WORKS = [word for word in os.environ.get("BENCH_WORK", "names,fsync,commits,io,overwrites,trees,replay").split(",") if word]
 SMALL, LARGE = (2_000, 20_000) if QUICK else (10_000, 200_000)
 STREAM_MIB, RANDOM_SECONDS = (128, 1) if QUICK else (1024, 4)
 # Replay has one other contender, e2fsck, and turns of its own. The logs are of so many MiB.
@@ -48,7 +48,7 @@ GOALS = {
     "unlink": ">=0.8 empty, >=5 fuse2fs", "mkdir": ">=0.8 empty, >=5 fuse2fs", "readdir": "",
     "stream direct": ">=0.95 kernel", "stream buffered": ">=1.1 kernel or 1.0 empty",
     "random direct": ">=0.9 kernel", "random buffered": ">=0.9 kernel", "fsync": ">=1.0 kernel",
-    "fchmod and fsync": "",
+    "fchmod and fsync": "", "overwrite": ">=0.83 jext4, >=1.8 data=journal",
 }
 
 
@@ -186,6 +186,32 @@ def io(contender, figures):
     yield
 
 
+def overwrites(contender, figures):
+    """Overwrites of one file, and in how many pieces they leave it. Each step ends with an fsync."""
+    fio(contender, "--rw=write", "--bs=1M", "--end_fsync=1")
+    yield
+    for kind, direct in (("direct", 1), ("buffered", 0)):
+        for _ in range(REPEATS):
+            drop_caches()
+            job = fio(contender, "--rw=write", "--bs=1M", f"--direct={direct}", "--end_fsync=1", "--overwrite=1")
+            figures.add(f"overwrite {kind}, stream 1 MiB", contender.name, STREAM_MIB / (job["job_runtime"] / 1000),
+                        "MiB/s")
+            yield
+    for _ in range(REPEATS):
+        drop_caches()
+        job = fio(contender, "--rw=randwrite", "--bs=4k", "--direct=1", "--time_based", "--end_fsync=1",
+                  f"--runtime={RANDOM_SECONDS}", "--norandommap")
+        figures.add("overwrite direct, random 4 KiB", contender.name,
+                    job["write"]["total_ios"] / (job["job_runtime"] / 1000), "us")
+        yield
+    # What somebody reads who comes after that.
+    drop_caches()
+    job = fio(contender, "--rw=read", "--bs=1M", "--direct=1")
+    figures.add("stream read after random overwrites", contender.name, STREAM_MIB / (job["job_runtime"] / 1000),
+                "MiB/s")
+    yield
+
+
 def trees(contender, figures, repository, archive):
     """A clone and an unpacked archive, with a sync at the end."""
     def timed(work, *command):
@@ -218,7 +244,7 @@ def started(contender, work, figures, prepared):
     contender.make("4G", LARGE * 2 + 100_000)
     contender.mount()
     yield
-    works = {"names": names, "fsync": fsync, "commits": commits, "io": io}
+    works = {"names": names, "fsync": fsync, "commits": commits, "io": io, "overwrites": overwrites}
     yield from works[work](contender, figures) if work in works else trees(contender, figures, *prepared)
     contender.unmount()
 
@@ -302,13 +328,16 @@ def print_table(figures, contenders):
     if "replay" in WORKS:
         others.append("e2fsck")
         names += [name for name in ("jext4", "e2fsck") if name not in names]
-    heads = [f"jext4/{name}" for name in others] + (["io_uring/kernel"] if has_rings else [])
+    pairs = [("jext4", name) for name in others]
+    if has_rings:
+        pairs.append(("io_uring", "kernel"))
+    if "overwrites" in WORKS:
+        pairs += [("outofplace", "jext4"), ("outofplace", "data=journal")]
+    heads = [f"{one}/{other}" for one, other in pairs]
     header = ["work", *heads, "goal", *names]
     rows = [header]
     for work in figures.rates:
-        ratios = [figures.ratio(work, name) for name in others]
-        if has_rings:
-            ratios.append(figures.ratio(work, "kernel", "io_uring"))
+        ratios = [figures.ratio(work, other, one) for one, other in pairs]
         times = [absolute(figures.median(work, name), figures.units[work])
                  + ("~" if (work, name) in figures.cut else "") for name in names]
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
@@ -355,7 +384,8 @@ def main():
                 start = time.monotonic()
                 # Nobody goes first every time.
                 first = turn % len(contenders)
-                one_turn(contenders[first:] + contenders[:first], work, figures, prepared)
+                order = [one for one in contenders[first:] + contenders[:first] if one.only_in in (None, work)]
+                one_turn(order, work, figures, prepared)
                 print(f"bench: turn {turn + 1}/{RUNS}, {work}: {time.monotonic() - start:.1f} s", file=sys.stderr)
         if "replay" in WORKS:
             replays(scratch, os.path.abspath(options.jext4), figures)

@@ -26,6 +26,8 @@ class Contender:
     """The volume of one contender: an image file (if it has one) and a mount point in a scratch directory."""
 
     name = ""
+    # The one work it takes part in; None: all.
+    only_in = None
     # What is known to grow out of all proportion is stopped at a time, and its rate up to there is given.
     needs_limit = False
     # What forgets content cannot take part in works that read back what they wrote.
@@ -105,6 +107,16 @@ class Jext4(Contender):
         self.wait()
 
 
+class OutOfPlace(Jext4):
+    """jext4 with atomic overwrites."""
+
+    name = "outofplace"
+    only_in = "overwrites"
+
+    def mount(self):
+        self.start(self.jext4, "mount", "-f", "-o", "outofplace", self.image, self.directory)
+
+
 class Rings(Jext4):
     """jext4 with FUSE over io_uring."""
 
@@ -130,13 +142,14 @@ class Kernel(Contender):
 
     name = "kernel"
     loop = None
+    options = "defaults"
 
     def missing(self):
         return None if os.path.exists("/dev/loop-control") else "no loop devices"
 
     def mount(self):
         self.loop = run("losetup", "--direct-io=on", "-f", "--show", self.image).strip()
-        run("mount", "-t", "ext4", self.loop, self.directory)
+        run("mount", "-t", "ext4", "-o", self.options, self.loop, self.directory)
 
     def unmount(self):
         run("umount", self.directory)
@@ -147,6 +160,14 @@ class Kernel(Contender):
         super().take_down()
         if self.loop:
             subprocess.run(["losetup", "-d", self.loop], stderr=subprocess.DEVNULL, check=False)
+
+
+class KernelData(Kernel):
+    """The kernel's ext4 with data in its journal: what its overwrites cost where they are to be atomic."""
+
+    name = "data=journal"
+    options = "data=journal"
+    only_in = "overwrites"
 
 
 class Fuse2fs(Contender):
@@ -175,4 +196,4 @@ class Empty(Contender):
         self.start(f"{self.tools}/emptyfs", *writeback, self.directory)
 
 
-ALL = [Kernel, Fuse2fs, Empty, Jext4, Rings]
+ALL = [Kernel, KernelData, Fuse2fs, Empty, Jext4, OutOfPlace, Rings]

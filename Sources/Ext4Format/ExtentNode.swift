@@ -173,7 +173,9 @@ package struct ExtentNode: Sendable {
         }
     }
 
-    private static func put(_ extent: Extent, at index: Int, into bytes: inout MutableRawSpan) {
+    static func setCount(_ count: Int, in bytes: inout MutableRawSpan) { bytes[Layout.entries] = UInt16(count) }
+
+    static func put(_ extent: Extent, at index: Int, into bytes: inout MutableRawSpan) {
         let at = headerByteCount + index * entryByteCount
         let limit = extent.isUnwritten ? Extent.maximumUnwritten : Extent.maximumWritten
         precondition(extent.count > 0 && extent.count <= limit)

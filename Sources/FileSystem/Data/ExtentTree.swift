@@ -48,7 +48,7 @@ struct ExtentTree {
             switch hit {
             case .extent(let extent): return .extent(extent)
             case .hole(let start, let next): return .hole(min(start, target)..<max(next ?? limit, target + 1))
-            case .child(let number, let depth, let next):
+            case .child(let number, let depth, _, let next):
                 limit = next ?? limit
                 hit = try verifiedNode(number, depth: depth).withBytes { bytes throws(Ext4Error) in
                     try ExtentNode.search(
@@ -77,11 +77,11 @@ struct ExtentTree {
         return extents.last
     }
 
-    private func damage(_ what: String) -> Ext4Error {
+    func damage(_ what: String) -> Ext4Error {
         .corrupt("extent tree", where: "inode \(inode.number.rawValue): \(what)")
     }
 
-    private func place(of node: FSBlock) -> String { "inode \(inode.number.rawValue), block \(node.rawValue)" }
+    func place(of node: FSBlock) -> String { "inode \(inode.number.rawValue), block \(node.rawValue)" }
 
     private func root() throws(Ext4Error) -> ExtentNode {
         let record = inode.record
@@ -99,7 +99,7 @@ struct ExtentTree {
     }
 
     /// The block of a node, its checksum and its order checked when it was read.
-    private func verifiedNode(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> CachedBlock {
+    func verifiedNode(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> CachedBlock {
         guard !volume.blocks.isSystemBlock(BlockRun(start: number, count: 1)) else {
             throw damage("a node in the system block \(number.rawValue)")
         }
@@ -162,6 +162,7 @@ struct ExtentTree {
         _ range: Range<UInt64>, with extents: [Extent], from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> [Extent] {
         precondition(extents.count <= Self.replacementLimit)
+        if let removed = try replaceInLeaf(range, with: extents, in: handle) { return removed }
         var removed: [Extent] = []
         var rest = extents[...]
         var next = range.lowerBound
@@ -180,7 +181,7 @@ struct ExtentTree {
     }
 
     /// `old` with `range` cut out and `extents` put in, neighbours merged.
-    private static func spliced(
+    static func spliced(
         _ old: [Extent], _ range: Range<UInt64>, with extents: [Extent], removed: inout [Extent]
     ) -> [Extent] {
         var before: [Extent] = [], after: [Extent] = []
