@@ -165,6 +165,29 @@ import Testing
         }
     }
 
+    /// What one transaction cannot publish is not taken: a write over many pieces through a small journal is short, and
+    /// what it did is there.
+    @Test func aWriteThatOneTransactionCannotPublishIsShort() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-J", "size=1"])
+        let file = try volume.mounted { fileSystem in
+            let files = [try makeFile(fileSystem), try makeFile(fileSystem, "other")]
+            for block in 0..<1024 { for file in files { try write(fileSystem, file, at: block * 1024, 1, 1024) } }
+            return files[0]
+        }
+        try volume.mounted(options: options) { fileSystem in
+            #expect(try fileSystem.lookup(FileName([0x66]), in: .root)?.inode == file)
+            let bytes = [UInt8](repeating: 2, count: 1 << 20)
+            var done = 0, callCount = 0
+            while done < bytes.count {
+                done += try fileSystem.write(file, at: UInt64(done), bytes.span.bytes.extracting(done..<bytes.count))
+                callCount += 1
+            }
+            #expect(callCount > 1)
+            #expect(try content(fileSystem, file) == bytes)
+            #expect(!fileSystem.isReadOnly)
+        }
+    }
+
     /// A batch that one transaction could not publish is refused as it grows, and what it had is kept for the caller to
     /// commit or drop.
     @Test func aBatchHasABound() throws {

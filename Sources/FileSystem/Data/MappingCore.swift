@@ -164,7 +164,7 @@ struct MappingCore {
         let changes = write.mappings.filter { asUnwritten ? $0.target.isStaged : $0.target.isPublished }
         var rest = changes[...]
         repeat {
-            let part = rest.prefix(write.countForOneHandle(rest, of: volume))
+            let part = rest.prefix(max(1, write.countForOneHandle(rest, of: volume)))
             rest = rest.dropFirst(part.count)
             let published = rest.first.map { $0.range.lowerBound * UInt64(volume.blockByteCount) } ?? end
             let now = volume.now()

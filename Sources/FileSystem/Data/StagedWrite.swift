@@ -35,19 +35,21 @@ final class StagedWrite {
 
     func fitsOneHandle(of volume: Volume) -> Bool {
         let changes = mappings.filter(\.target.isPublished)
-        return countForOneHandle(changes[...], of: volume) >= changes.count
+        return credits(for: changes[...], of: volume) <= Self.mostCredits(of: volume)
     }
 
-    /// How many of `mappings` can be published in one handle: one at the least.
+    /// Half of what a handle may have is left to what else the operation does.
+    private static func mostCredits(of volume: Volume) -> Int { (volume.journal?.maximumCredits ?? 0) / 2 }
+
+    /// How many of `mappings` can be published in one handle; 0 when the first is too much.
     func countForOneHandle(_ mappings: ArraySlice<Mapping>, of volume: Volume) -> Int {
-        // Half of what a handle may have is left to what else the operation does.
-        let most = (volume.journal?.maximumCredits ?? 0) / 2
+        let most = Self.mostCredits(of: volume)
         var cost = Cost(self, volume.layout)
         for (index, mapping) in mappings.enumerated() {
             cost.add(mapping)
-            if cost.credits > most { return max(index, 1) }
+            if cost.credits > most { return index }
         }
-        return max(mappings.count, 1)
+        return mappings.count
     }
 
     /// What publishing `mappings` takes.
@@ -62,10 +64,25 @@ final class StagedWrite {
         let changes = mappings.filter(\.target.isPublished)
         let count = countForOneHandle(changes[...], of: volume)
         guard count < changes.count else { return nil }
-        let end = changes[count].range.lowerBound
-        for mapping in mappings where mapping.range.lowerBound >= end { giveBack(mapping) }
-        mappings.removeAll { $0.range.lowerBound >= end }
+        let end = count > 0 ? changes[count].range.lowerBound : endForOneHandle(changes[0], of: volume)
+        for mapping in mappings where mapping.range.upperBound > end {
+            giveBack(mapping.part(max(mapping.range.lowerBound, end)..<mapping.range.upperBound))
+        }
+        mappings = mappings.filter { $0.range.lowerBound < end }
+            .map { $0.part($0.range.lowerBound..<min($0.range.upperBound, end)) }
         return end
+    }
+
+    /// As far as one mapping, which replaces many pieces, fits: to the end of one of them.
+    private func endForOneHandle(_ mapping: Mapping, of volume: Volume) -> UInt64 {
+        let pieces = pieces(in: mapping.range)
+        let ends = pieces.map { min($0.range.upperBound, mapping.range.upperBound) }
+        let isTooMuch = { (end: UInt64) in
+            var cost = Cost(self, volume.layout)
+            cost.add(mapping.part(mapping.range.lowerBound..<end))
+            return cost.credits > Self.mostCredits(of: volume)
+        }
+        return ends[max(ends.partitioningIndex(where: isTooMuch) - 1, 0)]
     }
 
     /// An upper bound of the blocks that change: of the tree, and of the groups that lose or get blocks.
