@@ -76,7 +76,7 @@ soak: build tools ## the long forms: MINUTES=10 of new crash states, MINUTES=10 
 	@scripts/setup.sh test
 	$(SWIFT) build $(SOAK_BUILD) --build-tests $(SWIFT_FLAGS)
 	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test $(SOAK_BUILD) --skip-build --disable-xctest \
-	    --filter 'SoakTests|DeviceErrorTests|ReplayEqualityTests'
+	    --filter 'SoakTests|DeviceErrorTests|ReplayEqualityTests|MappingModelTests'
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" --length soak --minutes "$(MINUTES)" $(addprefix --only ,$(ONLY))
 
 mutants: ## deliberate faults in commit, checkpoint and recovery: do the tests catch each of them?

@@ -30,16 +30,19 @@ final class Batch: Sendable {
         state.withLock { state in state.write.map { $0.covering(mappings) } ?? mappings }
     }
 
-    /// Takes over what a write has staged and filled, which reaches to byte `end`. EFBIG, and nothing has changed, when
-    /// one transaction could not publish it all any more.
-    func absorb(_ write: StagedWrite, endOfData end: UInt64, _ volume: Volume) throws(Ext4Error) {
-        try state.withLock { state throws(Ext4Error) in
-            if let whole = state.write {
-                guard whole.absorb(write, fittingOneHandleOf: volume) else { throw .posix(Errno.fileTooBig) }
-            } else {
-                guard write.fitsOneHandle(of: volume) else { throw .posix(Errno.fileTooBig) }
-                state.write = write
-            }
+    /// EFBIG when one transaction could not publish the write as well. Asked before any byte of it is written: that may
+    /// go to blocks that the batch has already.
+    func checkRoom(for write: StagedWrite, _ volume: Volume) throws(Ext4Error) {
+        let hasRoom = state.withLock { state in
+            state.write?.fitsOneHandle(with: write, of: volume) ?? write.fitsOneHandle(of: volume)
+        }
+        if !hasRoom { throw .posix(Errno.fileTooBig) }
+    }
+
+    /// Takes over what a write has staged and filled, which reaches to byte `end`.
+    func absorb(_ write: StagedWrite, endOfData end: UInt64) {
+        state.withLock { state in
+            if let whole = state.write { whole.absorb(write) } else { state.write = write }
             state.size = max(state.size, end)
         }
     }

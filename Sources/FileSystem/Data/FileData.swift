@@ -1,6 +1,7 @@
 internal import BlockIO
 internal import Ext4Format
 internal import Journal
+internal import Threads
 
 /// Reads and writes of file data: the executor of what the mapping core says.
 struct FileData {
@@ -66,14 +67,7 @@ struct FileData {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
         guard !overflow, end <= Self.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
-        // A write behind the end brings the rest of the last block into the file, so it locks from there.
-        var low = min(offset, inode.size)
-        var lease = inode.ranges.acquire(blockRange(low..<end), exclusive: true)
-        while inode.size < low {
-            lease.release()
-            low = inode.size
-            lease = inode.ranges.acquire(blockRange(low..<end), exclusive: true)
-        }
+        let lease = leaseToWrite(offset..<end)
         defer { lease.release() }
         guard !inode.isDeleted else { throw .posix(Errno.stale) }
         let size = inode.size
@@ -82,17 +76,31 @@ struct FileData {
         let placement: MappingCore.Placement = batch != nil ? .batched : outOfPlace ? .outOfPlace : .inPlace
         let write = try core.begin(
             writing: offset / unit..<(end + unit - 1) / unit, placement, privileged: privileged)
+        try batch?.checkRoom(for: write, volume)
         var range = offset..<end
         if placement == .outOfPlace, let firstLeft = write.keepOneHandle(of: volume) {
             range = offset..<firstLeft * unit
         }
         for mapping in write.mappings { try transfer(mapping, of: write, range, bytes) }
         if let batch {
-            try batch.absorb(write, endOfData: end, volume)
+            batch.absorb(write, endOfData: end)
         } else {
             try core.ioend(write, endOfData: range.upperBound)
         }
         return range.count
+    }
+
+    /// A write behind the end brings the rest of the last block into the file, so it locks from there. One into a batch
+    /// is alone: what one transaction can publish is counted.
+    private func leaseToWrite(_ range: Range<UInt64>) -> RangeLock.Lease {
+        while true {
+            let isBatched = inode.batch != nil, low = min(range.lowerBound, inode.size)
+            let lease = inode.ranges.acquire(
+                isBatched ? 0..<UInt64.max : blockRange(low..<range.upperBound), exclusive: true)
+            // Asked again: what was under way may have cut the file, and begun or ended a batch.
+            if inode.size >= low, isBatched == (inode.batch != nil) { return lease }
+            lease.release()
+        }
     }
 
     /// The part of a write that falls into one mapping. Blocks that are not wholly covered are read first (or start as

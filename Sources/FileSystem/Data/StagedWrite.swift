@@ -149,20 +149,24 @@ final class StagedWrite {
         return result
     }
 
-    /// Takes over what another write on other blocks has staged. False, and nothing has changed, when both together
-    /// would not fit one handle.
-    func absorb(_ other: StagedWrite, fittingOneHandleOf volume: Volume) -> Bool {
+    /// Whether both together, which are about different blocks, fit one handle.
+    func fitsOneHandle(with other: StagedWrite, of volume: Volume) -> Bool {
         let before = (mappings, old)
-        let staged = other.mappings.filter(\.target.isStaged)
-        mappings = Self.merged(mappings, staged)
-        old = Self.merged(old, other.old.filter { if case .batched = $0.target { false } else { true } })
-        guard fitsOneHandle(of: volume) else {
-            (mappings, old) = before
-            return false
-        }
+        defer { (mappings, old) = before }
+        merge(other)
+        return fitsOneHandle(of: volume)
+    }
+
+    /// Takes over what another write on other blocks has staged.
+    func absorb(_ other: StagedWrite) {
+        merge(other)
         other.mappings = []
         space.absorb(other.space)
-        return true
+    }
+
+    private func merge(_ other: StagedWrite) {
+        mappings = Self.merged(mappings, other.mappings.filter(\.target.isStaged))
+        old = Self.merged(old, other.old.filter { if case .batched = $0.target { false } else { true } })
     }
 
     /// Both in the order of the file, with neighbours on the device as one.
