@@ -133,6 +133,40 @@ func serveFallocate(
     }
 }
 
+@c(jext4_serve_copy_file_range)
+func serveCopyFileRange(
+    _ raw: fuse_req_t?, _ source: fuse_ino_t, _ sourceOffset: off_t,
+    _ sourceFile: UnsafeMutablePointer<fuse_file_info>?,
+    _ target: fuse_ino_t, _ targetOffset: off_t, _ targetFile: UnsafeMutablePointer<fuse_file_info>?, _ count: Int,
+    _ flags: CInt
+) {
+    let request = unsafe Request(raw)
+    guard sourceOffset >= 0, targetOffset >= 0, count >= 0, flags == 0 else { return request.fail(EINVAL) }
+    do throws(Ext4Error) {
+        let done = try request.fileSystem.copy(
+            from: NodeID.inode(source), at: UInt64(sourceOffset), to: NodeID.inode(target), at: UInt64(targetOffset),
+            count: UInt64(count), by: request.caller)
+        request.answer(written: done)
+    } catch {
+        request.fail(error)
+    }
+}
+
+/// FIBMAP, which the kernel asks of mounts on a block device only, and in units of its own: a block of ours is some of
+/// those.
+@c(jext4_serve_bmap)
+func serveBmap(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ blockByteCount: Int, _ block: UInt64) {
+    let request = unsafe Request(raw)
+    let ratio = UInt64(request.fileSystem.blockByteCount / max(blockByteCount, 1))
+    guard ratio > 0 else { return request.fail(EINVAL) }
+    do throws(Ext4Error) {
+        let found = try request.fileSystem.deviceBlock(of: NodeID.inode(node), at: block / ratio)
+        request.answer(block: found == 0 ? 0 : found * ratio + block % ratio)
+    } catch {
+        request.fail(error)
+    }
+}
+
 @c(jext4_serve_lseek)
 func serveLseek(
     _ raw: fuse_req_t?, _ node: fuse_ino_t, _ offset: off_t, _ whence: CInt,

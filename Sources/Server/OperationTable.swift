@@ -2,8 +2,8 @@ internal import CFuse3
 internal import CFuseShims
 internal import Glibc
 
-/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers:
-/// copy_file_range, bmap; and locks, which it then keeps itself.
+/// What libfuse calls. An operation that is missing here answers ENOSYS, which the kernel remembers: locks, which it
+/// then keeps itself.
 func operationTable() -> fuse_lowlevel_ops {
     var table = fuse_lowlevel_ops()
     unsafe table.`init` = serveInit
@@ -38,6 +38,8 @@ func operationTable() -> fuse_lowlevel_ops {
     unsafe table.create = serveCreate
     unsafe table.lseek = serveLseek
     unsafe table.fallocate = serveFallocate
+    unsafe table.copy_file_range = serveCopyFileRange
+    unsafe table.bmap = serveBmap
     unsafe table.ioctl = serveIoctl
     return table
 }

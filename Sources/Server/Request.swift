@@ -123,6 +123,11 @@ internal import Glibc
         discard self
     }
 
+    consuming func answer(block: UInt64) {
+        unsafe fuse_reply_bmap(raw, block)
+        discard self
+    }
+
     consuming func answer(position: UInt64) {
         unsafe fuse_reply_lseek(raw, off_t(truncatingIfNeeded: position))
         discard self

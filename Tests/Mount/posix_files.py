@@ -151,6 +151,39 @@ def truncate(mountpoint):
         assert os.pread(file.fileno(), 4096, 0) == b"y" * 10 + bytes(4086)
 
 
+@check("copy_file_range copies within and across files, to the end of the source and over what is there")
+def copy_range(mountpoint):
+    base, choice = fresh(mountpoint, "copy"), random.Random(SEED)
+    source, model = choice.randbytes(5 * MIB + 77), bytearray(choice.randbytes(2 * MIB))
+    written(f"{base}/from", source)
+    written(f"{base}/to", model)
+    one, two = opened(f"{base}/from"), opened(f"{base}/to")
+
+    def copy(file, start, to, count, bytes_there):
+        done = 0
+        while done < count:
+            step = os.copy_file_range(file, two, count - done, start + done, to + done)
+            if step == 0:
+                break
+            done += step
+        piece = bytes_there[start:start + count]
+        assert done == len(piece), f"{done} of {len(piece)} bytes"
+        model.extend(bytes(max(0, to + done - len(model))))
+        model[to:to + done] = piece
+    for start, to, count in ((0, 0, 4096), (5, 100, 3 * MIB), (MIB, 4 * MIB + 9, 700), (4 * MIB, 0, 9 * MIB)):
+        copy(one, start, to, count, source)
+        assert read(f"{base}/to") == model and os.fstat(two).st_size == len(model)
+    copy(two, 10, 3 * MIB, 2 * MIB, bytes(model))
+    assert read(f"{base}/to") == model
+    # What lies in the page cache alone is copied too.
+    with mmap.mmap(one, 8192) as mapping:
+        mapping[4000:4004] = b"mmap"
+        copy(one, 3990, 50, 100, source[:4000] + b"mmap" + source[4004:])
+    assert read(f"{base}/to") == model
+    os.close(one)
+    os.close(two)
+
+
 @check("fallocate reserves, punches and zeroes")
 def allocate(mountpoint):
     base = fresh(mountpoint, "fallocate")
