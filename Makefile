@@ -33,6 +33,11 @@ TOOLS := .build/tools
 # The installed command must run where there is no Swift: link the runtime into it where the toolchain can.
 STATIC := $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
 	&& echo --static-swift-stdlib -Xswiftc -use-ld=lld)
+# And jext4-replay, which is over before its libraries would be read, needs none where all are there as archives. glibc
+# crashes at the start of a static executable that has a search path for libraries.
+STATIC_REPLAY := $(if $(STATIC),$(shell for name in rcrt1.o libc.a libstdc++.a libxxhash.a; do \
+	test -e "$$($(CC) -print-file-name=$$name)" || exit 0; done; echo JEXT4_STATIC_REPLAY=1))
+STATIC += $(if $(STATIC_REPLAY),--disable-local-rpath)
 
 .PHONY: help setup build tools mount umount test unit-test mount-test soak mutants bench lint format install uninstall
 .PHONY: clean
@@ -47,7 +52,8 @@ setup: ## install the Debian packages that are missing
 	@scripts/setup.sh build run
 
 build: setup ## jext4 and jext4-replay, release
-	$(SWIFT) build -c release $(STATIC) $(SWIFT_FLAGS)
+	$(STATIC_REPLAY) $(SWIFT) build -c release $(STATIC) $(SWIFT_FLAGS)
+	@$(RELEASE)/jext4-replay --version > /dev/null
 
 mount: build ## make a demo image if IMAGE= is not given, and mount it at DIR= (./mnt)
 	@scripts/mount-demo.sh "$(RELEASE)/jext4" "$(IMAGE)" "$(DIR)" "$(DEMO_BYTES)" "$(OPTIONS)"

@@ -12,6 +12,12 @@ let strictC: [CSetting] = [.treatAllWarnings(as: .error)]
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let log: Target.Dependency = .product(name: "Logging", package: "swift-log")
 
+// On a cold cache a replay of a small log is for a good part the reading of the command: symbols would double it. And
+// shared libraries, each to be found and read, are half of what is left: `make build` does without them where it can.
+let isStaticReplay = Context.environment["JEXT4_STATIC_REPLAY"] != nil
+let withoutLibraries = ["-static-executable", "-Xclang-linker", "-static-pie", "-Xlinker", "--pack-dyn-relocs=relr"]
+let replayLinking = ["-Xlinker", "-s"] + (isStaticReplay ? withoutLibraries : [])
+
 let package = Package(
     name: "jext4",
     products: [
@@ -51,8 +57,7 @@ let package = Package(
         .executableTarget(
             name: "replay", dependencies: ["FileSystem", "Offline", "CrashLab", "Threads", arguments],
             swiftSettings: strict,
-            // On a cold cache a replay of a small log is mostly the reading of the command: symbols would double it.
-            linkerSettings: [.unsafeFlags(["-Xlinker", "-s"], .when(configuration: .release))]),
+            linkerSettings: [.unsafeFlags(replayLinking, .when(configuration: .release))]),
         .target(name: "CFuseShims", dependencies: ["CFuse3"], cSettings: strictC),
         .systemLibrary(name: "CFuse3", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
