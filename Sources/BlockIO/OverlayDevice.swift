@@ -49,16 +49,12 @@ package final class OverlayDevice: BlockDevice {
         try checkRange("read", at: offset, count: bytes.byteCount)
         let range = offset..<offset + UInt64(bytes.byteCount)
         let isCovered = state.withLock { state in
-            var isCovered = !state.chunks.isEmpty
-            guard isCovered else { return false }
+            guard Self.covers(range, state.chunks) else { return false }
             Self.forEachPiece(of: range) { index, piece, at in
-                guard isCovered, let chunk = state.chunks[index], chunk.written == .max else {
-                    isCovered = false
-                    return
-                }
+                guard let chunk = state.chunks[index] else { return }
                 bytes.copy(unsafe chunk.bytes.span.bytes.extracting(piece), at: at)
             }
-            return isCovered
+            return true
         }
         if isCovered { return }
         // The base does not change and the overlay wins, so the order against a concurrent write does not matter.
@@ -153,6 +149,13 @@ package final class OverlayDevice: BlockDevice {
         for unit in stride(from: piece.lowerBound, to: piece.upperBound, by: unitByteCount) {
             chunk.written |= mask(unit)
         }
+    }
+
+    /// Whether nothing of a range comes from the base.
+    private static func covers(_ range: Range<UInt64>, _ chunks: [UInt64: Chunk]) -> Bool {
+        guard !chunks.isEmpty, !range.isEmpty else { return false }
+        let size = UInt64(chunkByteCount)
+        return (range.lowerBound / size...(range.upperBound - 1) / size).allSatisfy { chunks[$0]?.written == .max }
     }
 
     /// Cuts a byte range at chunk borders: the chunk's index, the bytes within it, and where they lie in the range.

@@ -26,6 +26,8 @@ final class LogMemory: Sendable {
     private let state = Mutex(State())
 
     private static let largestPieceByteCount = 2 << 20
+    /// Of a device of the laboratory much is decided and little is read: a piece that stays in the processor's cache.
+    private static let undecidedPieceByteCount = 64 << 10
     private static let leastPieces = 8
 
     /// Stands for a block that is not kept.
@@ -35,7 +37,8 @@ final class LogMemory: Sendable {
     init(for log: LogArea, ring: Range<UInt32>, keeping byteCount: Int) {
         blockByteCount = log.blockByteCount
         let useful = min(ring.count * log.blockByteCount, byteCount == 0 ? .max : byteCount)
-        let most = min(Self.largestPieceByteCount, useful / Self.leastPieces) / log.blockByteCount
+        let largest = log.undecided == nil ? Self.largestPieceByteCount : Self.undecidedPieceByteCount
+        let most = min(largest, useful / Self.leastPieces) / log.blockByteCount
         pieceBlockCount = max(1, most)
         keptPieceLimit = byteCount / (pieceBlockCount * log.blockByteCount)
     }

@@ -76,10 +76,12 @@ package struct EpochExplorer<Judge: CrashJudge>: Sendable {
     }
 
     private func sample(_ choices: EpochChoices, _ images: inout Set<ImageHash>, _ result: inout EpochResult) {
+        let device = LazyDevice(choices)
         for picks in SampledStates(choices).states(limit: sampleLimit, seed: seed) {
             guard result.failures.count < failureLimit else { return }
             result.sampleCount += 1
-            run(LazyDevice(choices, picks: picks), &images, &result)
+            device.restart([], picks: picks)
+            run(device, &images, &result)
         }
     }
 

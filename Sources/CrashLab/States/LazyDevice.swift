@@ -16,6 +16,8 @@ package final class LazyDevice: UndecidedDevice {
     }
 
     private struct State {
+        /// The one disk that this is; nil: any of the epoch.
+        var picks: Picks?
         var knowledge: Knowledge
         var open: OpenUnits
         /// By open unit: whether `written` says all that there is to say about it.
@@ -32,7 +34,6 @@ package final class LazyDevice: UndecidedDevice {
     }
 
     package let choices: EpochChoices
-    private let picks: Picks?
     private let state: Mutex<State>
     private let unitByteCount: UInt64
     /// With more combinations than this the units are decided one by one.
@@ -46,18 +47,19 @@ package final class LazyDevice: UndecidedDevice {
     /// With `picks` nothing is open: this is the one disk that they name.
     package init(_ choices: EpochChoices, picks: Picks? = nil) {
         self.choices = choices
-        self.picks = picks
         unitByteCount = UInt64(choices.model.disk.unitByteCount)
         state = Mutex(
             State(
-                knowledge: Knowledge(variableCount: choices.variables.count), open: OpenUnits(choices),
+                picks: picks, knowledge: Knowledge(variableCount: choices.variables.count), open: OpenUnits(choices),
                 isFixed: [Bool](repeating: false, count: choices.units.count),
                 scratch: AlignedBuffer(byteCount: Self.scratchByteCount)))
     }
 
-    /// Forgets all that was written and decided; the next decisions will be `planned`.
-    package func restart(_ planned: [Int]) {
+    /// Forgets all that was written and decided; the next decisions will be `planned`. With `picks` it becomes the disk
+    /// that they name.
+    package func restart(_ planned: [Int], picks: Picks? = nil) {
         state.withLock { state in
+            state.picks = picks
             state.knowledge.forgetAll()
             for index in state.isFixed.indices { state.isFixed[index] = false }
             state.fixedCount = 0
@@ -84,7 +86,7 @@ package final class LazyDevice: UndecidedDevice {
     /// A disk on which a program goes the way that it went here: the first, or any, of those that are possible. Without
     /// what was written.
     package func member(_ random: inout SeededRandom) -> Picks {
-        let groups = state.withLock { $0.knowledge.groups }
+        let (groups, picks) = state.withLock { ($0.knowledge.groups, $0.picks) }
         var values = choices.variables.map { variable in
             picks?.value(of: variable, choices) ?? Int.random(in: 0..<choices.count(of: variable), using: &random)
         }
@@ -98,7 +100,7 @@ package final class LazyDevice: UndecidedDevice {
     }
 
     package func firstMember() -> Picks {
-        let groups = state.withLock { $0.knowledge.groups }
+        let (groups, picks) = state.withLock { ($0.knowledge.groups, $0.picks) }
         var values = choices.variables.map { picks?.value(of: $0, choices) ?? 0 }
         for group in groups {
             for (column, variable) in group.variables.enumerated() { values[variable] = Int(group.value(0, column)) }
@@ -203,7 +205,7 @@ package final class LazyDevice: UndecidedDevice {
         let isAny = choices.model.disk.order == .any
         let variable = isAny ? index : 0
         if let place = state.knowledge.place(of: variable) { return place }
-        if let picks {
+        if let picks = state.picks {
             let value = picks.value(of: choices.variables[variable], choices)
             state.knowledge.begin(variable, [Int32(value)], [1])
         } else if isAny {

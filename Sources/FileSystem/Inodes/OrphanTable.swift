@@ -17,8 +17,15 @@ final class OrphanTable: Sendable {
         /// From the head on: each one's deletion time names the next.
         var list: [InodeNumber] = []
         var slots: [InodeNumber: Int] = [:]
-        var freeSlots: [Int] = []
+        /// In runs, as most are free; the next one to be used is the first of the last run.
+        var freeSlots: [Range<Int>] = []
         var slotBlocks: [SlotBlock] = []
+
+        mutating func takeFreeSlot() -> Int? {
+            guard let run = freeSlots.popLast() else { return nil }
+            if run.count > 1 { freeSlots.append(run.dropFirst()) }
+            return run.lowerBound
+        }
     }
     private let state = Monitor(State())
     private let slotsPerBlock: Int
@@ -37,7 +44,7 @@ final class OrphanTable: Sendable {
         try state.withLock { state throws(Ext4Error) in
             // A truncate that could not finish has left it here: once is enough.
             if state.slots[inode.number] != nil || state.list.contains(inode.number) { return }
-            if let slot = state.freeSlots.popLast() {
+            if let slot = state.takeFreeSlot() {
                 try setSlot(slot, to: inode.number.rawValue, &state, volume, in: handle)
                 state.slots[inode.number] = slot
                 return
@@ -56,7 +63,7 @@ final class OrphanTable: Sendable {
         try state.withLock { state throws(Ext4Error) in
             if let slot = state.slots.removeValue(forKey: inode.number) {
                 try setSlot(slot, to: 0, &state, volume, in: handle)
-                state.freeSlots.append(slot)
+                state.freeSlots.append(slot..<slot + 1)
                 return
             }
             guard let index = state.list.firstIndex(of: inode.number) else { return }
@@ -116,41 +123,51 @@ final class OrphanTable: Sendable {
     private func loadFile(_ volume: Volume, _ inodes: InodeCache) throws(Ext4Error) -> [InodeNumber] {
         let number = volume.superBlock.orphanFileInode
         guard number != 0 else { return [] }
-        let file = try inodes.inode(InodeNumber(number), volume)
-        let blockCount = file.size / UInt64(volume.blockByteCount)
-        guard blockCount <= Self.maximumBlocks else { throw .corrupt("orphan file", where: "\(blockCount) blocks") }
-        var blocks: [SlotBlock] = []
+        let blocks = try slotBlocks(of: try inodes.inode(InodeNumber(number), volume), volume)
         var found: [InodeNumber: Int] = [:]
-        var free: [Int] = []
-        free.reserveCapacity(Int(blockCount) * slotsPerBlock)
-        for index in 0..<blockCount {
-            let place = SlotBlock(
-                block: try volume.metadataBlock(file, FileBlock(UInt32(index)), "orphan file"), seed: file.checksum.seed
-            )
-            blocks.append(place)
+        var free: [Range<Int>] = []
+        var freeStart = 0
+        for (index, place) in blocks.enumerated() {
             try place.block.withBytes { bytes throws(Ext4Error) in
                 try check(bytes, place, volume)
                 for slot in 0..<slotsPerBlock {
                     let value = bytes[LE<UInt32>(slot * 4)]
-                    let position = Int(index) * slotsPerBlock + slot
-                    if value == 0 {
-                        free.append(position)
-                        continue
-                    }
+                    if value == 0 { continue }
+                    let position = index * slotsPerBlock + slot
                     guard value <= volume.superBlock.inodeCount, value >= volume.superBlock.firstInode,
                         found.updateValue(position, forKey: InodeNumber(value)) == nil
                     else { throw .corrupt("orphan file", where: "slot \(position): inode \(value)") }
+                    if freeStart < position { free.append(freeStart..<position) }
+                    freeStart = position + 1
                 }
             }
         }
+        let slotCount = blocks.count * slotsPerBlock
+        if freeStart < slotCount { free.append(freeStart..<slotCount) }
         let result = found.sorted { $0.value < $1.value }.map(\.key)
-        let (slots, freeSlots, slotBlocks) = (found, Array(free.reversed()), blocks)
+        let (slots, freeSlots) = (found, Array(free.reversed()))
         state.withLock { state in
             state.slots = slots
             state.freeSlots = freeSlots
-            state.slotBlocks = slotBlocks
+            state.slotBlocks = blocks
         }
         return result
+    }
+
+    private func slotBlocks(of file: Inode, _ volume: Volume) throws(Ext4Error) -> [SlotBlock] {
+        let count = file.size / UInt64(volume.blockByteCount)
+        guard count <= Self.maximumBlocks else { throw .corrupt("orphan file", where: "\(count) blocks") }
+        var blocks: [SlotBlock] = []
+        for mapping in try MappingCore(volume: volume, inode: file).begin(reading: 0..<count) {
+            guard case .mapped(let start) = mapping.target else {
+                let hole = mapping.range.lowerBound
+                throw .corrupt("orphan file", where: "inode \(file.number.rawValue): hole at block \(hole)")
+            }
+            for index in 0..<UInt64(mapping.range.count) {
+                blocks.append(SlotBlock(block: try volume.cache.block(start + index), seed: file.checksum.seed))
+            }
+        }
+        return blocks
     }
 
     /// mke2fs makes 512 at the most.
