@@ -4,8 +4,8 @@ import Ext4Format
 import FileSystem
 import Testing
 
-/// The mapping core against arrays of bytes: random calls on a few files, with everything that is read compared, and the
-/// structure judged by three that know nothing of each other. 12,000 calls a volume; two million in a soak.
+/// The mapping core against arrays of bytes: random calls on a few files, with everything that is read compared, and
+/// the structure judged by three that know nothing of each other. 12,000 calls a volume; two million in a soak.
 @Suite struct MappingModelTests {
     private static let callCount = Need.isSoak ? 2_000_000 : 12_000
     private static let fileLimit = 192 << 10
