@@ -188,7 +188,7 @@ def io(contender, figures):
 
 
 def overwrites(contender, figures):
-    """Overwrites of one file, and in how many pieces they leave it. Each step ends with an fsync."""
+    """Overwrites of one file, each step with an fsync at its end, and a stream that is read after them."""
     fio(contender, "--rw=write", "--bs=1M", "--end_fsync=1")
     yield
     for kind, direct in (("direct", 1), ("buffered", 0)):

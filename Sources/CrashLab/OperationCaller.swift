@@ -9,16 +9,20 @@ struct OperationCaller {
     init(_ system: FileSystem) { self.system = system }
 
     /// `number` gives the inode of a node, on which the caller holds a reference. Answers the inode that was made, with
-    /// a reference on it, or the one that was linked, truncated or given another mode. A write that did less than it
-    /// was asked for becomes what it did.
+    /// a reference on it, or the one that was linked, truncated or given another mode. A write out of place that did
+    /// less than it was asked for becomes what it did; one in place does all.
     func perform(
         _ operation: inout Operation, _ number: (ModelNodeID) throws(Ext4Error) -> InodeNumber
     ) throws(Ext4Error) -> Attributes? {
         switch operation {
         case .write(let id, let offset, let count, let stamp):
             let bytes = Operation.pattern(stamp: stamp, at: offset, count: count)
-            let done = try system.write(try number(id), at: UInt64(offset), unsafe bytes.span.bytes)
-            guard done > 0 else { throw .refused("a write of \(count) bytes did none") }
+            let file = try number(id)
+            let done = try system.write(file, at: UInt64(offset), unsafe bytes.span.bytes)
+            let maybeShort = try system.writesOutOfPlace(file)
+            guard done == count || done > 0 && maybeShort else {
+                throw .refused("a write of \(count) bytes did \(done)")
+            }
             operation = .write(id, at: offset, count: done, stamp: stamp)
         case .batch(let id, let ranges, let stamp): try performBatch(on: try number(id), ranges, stamp: stamp)
         case .truncate(let id, let size):

@@ -33,8 +33,7 @@ internal import Glibc
     /// Nil when the request is one for libfuse.
     init?(_ bytes: UnsafeRawPointer, count: Int) {
         guard count >= Layout.byteCount,
-            let operation = unsafe Operation(
-                rawValue: bytes.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self))
+            let operation = unsafe Operation(rawValue: Self.code(of: bytes))
         else { return nil }
         self.operation = operation
         unique = unsafe bytes.loadUnaligned(fromByteOffset: Layout.unique, as: UInt64.self)
@@ -43,6 +42,11 @@ internal import Glibc
             uid: bytes.loadUnaligned(fromByteOffset: Layout.uid, as: UInt32.self),
             gid: bytes.loadUnaligned(fromByteOffset: Layout.gid, as: UInt32.self), umask: 0)
         unsafe body = UnsafeRawBufferPointer(start: bytes + Layout.byteCount, count: count - Layout.byteCount)
+    }
+
+    /// The opcode of a request, which is a whole `fuse_in_header` at the least.
+    static func code(of request: UnsafeRawPointer) -> UInt32 {
+        unsafe request.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self)
     }
 
     /// The flags of FUSE_INIT (`fuse_init_in`), while that is the request of the calling thread.

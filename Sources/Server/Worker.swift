@@ -35,12 +35,14 @@ enum RequestSource {
         /// Where the request starts, so that the payload of a write lies on a page and can go to the device as it is.
         static var start: Int { page - writeHeaders }
         static var total: Int { page + request }
-        /// `fuse_in_header`.
-        static var operation: Int { 4 }
     }
 
-    /// FUSE_READ, FUSE_READDIR and FUSE_READDIRPLUS: their answers are built in the scratch memory.
-    private static let longAnswers: Set<UInt32> = [15, 28, 44]
+    /// The opcodes whose answers are built in the scratch memory.
+    private enum LongAnswer: UInt32 {
+        case read = 15
+        case readdir = 28
+        case readdirplus = 44
+    }
 
     /// The pages are touched only as far as requests are long. A ring that the kernel does not give is `.refused`.
     init(_ source: RequestSource) throws(Ext4Error) {
@@ -101,8 +103,9 @@ enum RequestSource {
     }
 
     private func serve(_ raw: OpaquePointer, _ session: Session) {
-        let operation = unsafe context.pointee.request.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self)
-        guard unsafe context.pointee.ring == nil, Self.longAnswers.contains(operation) else {
+        guard unsafe context.pointee.ring == nil,
+            unsafe LongAnswer(rawValue: DirectRequest.code(of: context.pointee.request)) != nil
+        else {
             return unsafe dispatch(raw, session)
         }
         unsafe context.pointee.scratch = ScratchPool.take()

@@ -5,7 +5,7 @@ internal import Threads
 /// What has been written to a file since a batch began (F2FS_IOC_START_ATOMIC_WRITE): blocks that only memory names.
 /// Committed, they become the file's in one transaction; dropped, they are free again.
 ///
-/// Reads of the file meet it. It changes under a range lock of the inode, held for what changes, and its own leaf lock.
+/// Reads of the file meet it. It changes with the range lock of the whole file held, and has a leaf lock of its own.
 final class Batch: Sendable {
     let inode: Inode
     let owner: BatchOwner

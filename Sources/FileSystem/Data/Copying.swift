@@ -46,7 +46,8 @@ extension FileSystem {
         guard inode.type == .regular, block < FileData.maximumSize(volume) / UInt64(volume.blockByteCount) else {
             throw .posix(Errno.invalid)
         }
-        let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: false)
+        let unit = UInt64(volume.blockByteCount)
+        let lease = inode.ranges.acquire(block * unit..<(block + 1) * unit, exclusive: false)
         defer { lease.release() }
         let mapping = try MappingCore(volume: volume, inode: inode).begin(reading: block..<block + 1).first
         return mapping?.target.dataStart?.rawValue ?? 0

@@ -164,11 +164,14 @@ struct MappingCore {
         let changes = write.mappings.filter { asUnwritten ? $0.target.isStaged : $0.target.isPublished }
         var rest = changes[...]
         repeat {
-            let part = rest.prefix(max(1, write.countForOneHandle(rest, of: volume)))
+            let fitting = write.partForOneHandle(rest, of: volume)
+            // One mapping goes into a handle whatever it takes.
+            let part = rest.prefix(max(1, fitting.count))
+            let credits = fitting.count > 0 ? fitting.credits : write.credits(for: part, of: volume)
             rest = rest.dropFirst(part.count)
             let published = rest.first.map { $0.range.lowerBound * UInt64(volume.blockByteCount) } ?? end
             let now = volume.now()
-            try volume.withHandle(credits: 1 + write.credits(for: part, of: volume)) { handle throws(Ext4Error) in
+            try volume.withHandle(credits: 1 + credits) { handle throws(Ext4Error) in
                 try inode.mapping.withWriteLock { () throws(Ext4Error) in
                     for mapping in part { try publish(mapping, write, asUnwritten: asUnwritten, in: handle) }
                 }

@@ -41,15 +41,19 @@ final class StagedWrite {
     /// Half of what a handle may have is left to what else the operation does.
     private static func mostCredits(of volume: Volume) -> Int { (volume.journal?.maximumCredits ?? 0) / 2 }
 
-    /// How many of `mappings` can be published in one handle; 0 when the first is too much.
-    func countForOneHandle(_ mappings: ArraySlice<Mapping>, of volume: Volume) -> Int {
+    /// How many of `mappings` can be published in one handle, and the credits for these; none when the first is too
+    /// much.
+    func partForOneHandle(
+        _ mappings: ArraySlice<Mapping>, of volume: Volume
+    ) -> (count: Int, credits: Int) {
         let most = Self.mostCredits(of: volume)
-        var cost = Cost(self, volume.layout)
+        var cost = Cost(self, volume.layout), credits = 0
         for (index, mapping) in mappings.enumerated() {
             cost.add(mapping)
-            if cost.credits > most { return index }
+            if cost.credits > most { return (index, credits) }
+            credits = cost.credits
         }
-        return mappings.count
+        return (mappings.count, credits)
     }
 
     /// What publishing `mappings` takes.
@@ -62,7 +66,7 @@ final class StagedWrite {
     /// Gives up what does not fit one handle, so that ioend is atomic. Answers the first block that is left out.
     func keepOneHandle(of volume: Volume) -> UInt64? {
         let changes = mappings.filter(\.target.isPublished)
-        let count = countForOneHandle(changes[...], of: volume)
+        let count = partForOneHandle(changes[...], of: volume).count
         guard count < changes.count else { return nil }
         let end = count > 0 ? changes[count].range.lowerBound : endForOneHandle(changes[0], of: volume)
         for mapping in mappings where mapping.range.upperBound > end {
