@@ -30,14 +30,15 @@ OPTIONS ?=
 
 RELEASE := .build/release
 TOOLS := .build/tools
+# Not := for these three, as `setup` may install what they look for: a recipe's variables are read when it runs.
 # The installed command must run where there is no Swift: link the runtime into it where the toolchain can.
-STATIC := $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
+STATIC_RUNTIME = $(shell test -d "$$(dirname "$$(readlink -f "$$(command -v $(SWIFT))")")/../lib/swift_static" \
 	&& echo --static-swift-stdlib -Xswiftc -use-ld=lld)
 # And jext4-replay, which is over before its libraries would be read, needs none where all are there as archives. glibc
 # crashes at the start of a static executable that has a search path for libraries.
-STATIC_REPLAY := $(if $(STATIC),$(shell for name in rcrt1.o libc.a libstdc++.a libxxhash.a; do \
+STATIC_REPLAY = $(if $(STATIC_RUNTIME),$(shell for name in rcrt1.o libc.a libstdc++.a libxxhash.a; do \
 	test -e "$$($(CC) -print-file-name=$$name)" || exit 0; done; echo JEXT4_STATIC_REPLAY=1))
-STATIC += $(if $(STATIC_REPLAY),--disable-local-rpath)
+STATIC = $(STATIC_RUNTIME) $(if $(STATIC_REPLAY),--disable-local-rpath)
 
 .PHONY: help setup build tools mount umount test unit-test mount-test soak mutants bench lint format install uninstall
 .PHONY: clean

@@ -44,13 +44,11 @@ def commit(directory):
     os.close(handle)
 
 
-def make_full_log(image, directory, mebibytes, at_home=False):
+def make_full_log(image, directory, mebibytes):
     """An image with a dirty log of so many MiB, as full as Linux lets it become: it keeps a third for what comes."""
     mounted = f"{image}.mounted"
     try:
-        fill_log(mounted, directory, mebibytes, lambda: at_home or run("cp", "--sparse=always", mounted, image))
-        if at_home:
-            os.rename(mounted, image)
+        fill_log(mounted, directory, mebibytes, lambda: run("cp", "--sparse=always", mounted, image))
     finally:
         if os.path.exists(mounted):
             os.unlink(mounted)
@@ -128,12 +126,29 @@ def compare(ours, theirs):
     run("e2fsck", "-fn", ours)
 
 
-def measure(replay, scratch, mebibytes, turns, say, at_home=False):
-    """Seconds of jext4-replay and of e2fsck, turn by turn."""
+def floor(scratch, mebibytes):
+    """Seconds in which dd reads so many MiB and writes as many, cold."""
+    source, hole = (os.path.join(scratch, f"floor-{name}") for name in ("source", "hole"))
+    try:
+        run("dd", "if=/dev/urandom", f"of={source}", "bs=1M", f"count={mebibytes}")
+        run("truncate", "-s", f"{mebibytes}M", hole)
+        cold()
+        start = time.monotonic()
+        run("dd", f"if={source}", "of=/dev/null", "bs=2M", "iflag=direct")
+        run("dd", "if=/dev/zero", f"of={hole}", "bs=1M", f"count={mebibytes}", "conv=notrunc,fdatasync")
+        return time.monotonic() - start
+    finally:
+        for path in (source, hole):
+            if os.path.exists(path):
+                os.unlink(path)
+
+
+def measure(replay, scratch, mebibytes, turns, say, with_floor=False):
+    """Seconds of jext4-replay and of e2fsck, and of dd if it is asked for, turn by turn."""
     original, ours, theirs = (os.path.join(scratch, f"replay-{name}.img") for name in ("original", "jext4", "e2fsck"))
     seconds = {"jext4": [], "e2fsck": []}
     try:
-        make_full_log(original, os.path.join(scratch, "replay"), mebibytes, at_home)
+        make_full_log(original, os.path.join(scratch, "replay"), mebibytes)
         used, transactions = describe(replay, original)
         say(f"replay {mebibytes} MiB: {used} MiB in {transactions} transactions to apply")
         if used < 0.6 * mebibytes:
@@ -147,6 +162,8 @@ def measure(replay, scratch, mebibytes, turns, say, at_home=False):
                 say(f"replay {mebibytes} MiB, turn {turn + 1}/{turns}, {name}: {seconds[name][-1]:.2f} s")
             if turn == 0:
                 compare(ours, theirs)
+            if with_floor:
+                seconds.setdefault("dd", []).append(floor(scratch, used))
     finally:
         for path in (original, ours, theirs):
             if os.path.exists(path):
@@ -159,14 +176,16 @@ def main():
     parser.add_argument("--replay", default=".build/release/jext4-replay")
     parser.add_argument("--mebibytes", type=int, default=128)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--at-home", action="store_true", help="what the log holds lies at home already")
+    parser.add_argument("--floor", action="store_true", help="time dd as well")
     options = parser.parse_args()
     scratch = tempfile.mkdtemp(prefix="jext4-bench-", dir=os.environ.get("BENCH_SCRATCH", "/var/tmp"))
     try:
         seconds = measure(os.path.abspath(options.replay), scratch, options.mebibytes, options.turns, print,
-                          options.at_home)
+                          options.floor)
         ours, theirs = (statistics.median(seconds[name]) for name in ("jext4", "e2fsck"))
         print(f"medians: jext4 {ours:.3f} s, e2fsck {theirs:.3f} s: {theirs / ours:.2f} x as fast")
+        if options.floor:
+            print(f"dd reads and writes as much in {statistics.median(seconds['dd']):.3f} s")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -44,13 +44,6 @@ internal import Synchronization
         unsafe byteCount == other.byteCount && memcmp(base, other.base, byteCount) == 0
     }
 
-    /// Whether the bytes in `range` are those of `other` from `start` on. Traps when either has fewer.
-    fileprivate func isEqual(in range: Range<Int>, to other: AlignedBuffer, from start: Int) -> Bool {
-        precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
-        precondition(start >= 0 && range.count <= other.byteCount - start)
-        return unsafe memcmp(base + range.lowerBound, other.base + start, range.count) == 0
-    }
-
     /// For system calls that take many buffers; valid while the buffer lives.
     var memory: UnsafeMutableRawBufferPointer { unsafe UnsafeMutableRawBufferPointer(start: base, count: byteCount) }
 }
@@ -70,11 +63,6 @@ package struct BufferPart: Sendable {
 
     package func withBytes<R: ~Copyable, E: Error>(_ body: (RawSpan) throws(E) -> R) throws(E) -> R {
         try buffer.withBytes { bytes throws(E) in try body(bytes.extracting(range)) }
-    }
-
-    /// Whether the bytes of `other` from `start` on are the same.
-    package func isEqual(to other: AlignedBuffer, from start: Int) -> Bool {
-        buffer.isEqual(in: range, to: other, from: start)
     }
 
     /// For system calls that take many parts; valid while the buffer lives.

@@ -19,9 +19,6 @@ package protocol BlockDevice: AnyObject, Sendable {
     var sectorByteCount: Int { get }
     var isReadOnly: Bool { get }
     func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error)
-    /// Reads what the medium itself holds into the first `count` bytes of `buffer`, past all that the system keeps in
-    /// memory: there data may look written that an error has kept from the medium. False where it could not be read so.
-    func readMedium(into buffer: AlignedBuffer, count: Int, at offset: UInt64) -> Bool
     func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error)
     /// Writes the parts one behind the other in one transfer where the device can. Each is whole sectors.
     func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error)
@@ -39,7 +36,6 @@ extension BlockDevice {
     package func write(_ buffer: AlignedBuffer, at offset: UInt64, mode: WriteMode = .cached) throws(Ext4Error) {
         try buffer.withBytes { bytes throws(Ext4Error) in try write(bytes, at: offset, mode: mode) }
     }
-    package func readMedium(into buffer: AlignedBuffer, count: Int, at offset: UInt64) -> Bool { false }
     package func write(gathering parts: [BufferPart], at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
         var position = offset
         for part in parts {

@@ -89,20 +89,6 @@ package final class FileDevice: BlockDevice {
         }
     }
 
-    package func readMedium(into buffer: AlignedBuffer, count: Int, at offset: UInt64) -> Bool {
-        guard direct >= 0 else { return false }
-        // Some file systems answer a direct read from the page cache after all: so nothing clean may be in it.
-        posix_fadvise(buffered, off_t(start + offset), off_t(count), POSIX_FADV_DONTNEED)
-        do throws(Ext4Error) {
-            try checkRange("read", at: offset, count: count)
-            let memory = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.memory[..<count])
-            try unsafe transfer("read", memory, at: offset) { unsafe pread(direct, $0, $1, $2) }
-            return true
-        } catch {
-            return false
-        }
-    }
-
     package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
         try checkRange("write", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeBytes { source throws(Ext4Error) in

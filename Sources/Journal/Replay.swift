@@ -4,8 +4,6 @@ package import Ext4Format
 /// What a replay did.
 package struct ReplayCounters: Equatable, Sendable {
     package var blocks = 0
-    /// Those of them that lay at home already, on the medium, and were not written.
-    package var unchanged = 0
     /// Transfers to the volume.
     package var writes = 0
     /// Transfers from the log, beside those of the scan.
@@ -101,5 +99,70 @@ extension RecoveryPlan {
         try buffer.withBytes { bytes throws(Ext4Error) in
             try log.write(bytes, at: log.superBlockPosition, mode: .throughToMedia)
         }
+    }
+}
+
+/// Writes copies home from where they lie, neighbours together.
+private struct HomeWriter {
+    private let blockByteCount: Int
+    private let device: any BlockDevice
+    private let progress: RecoveryProgress.Handler?
+    private let total: Int
+    private let runBlockCount: Int
+    var counters = ReplayCounters()
+
+    /// Large enough for any disk, and small enough that it has work early.
+    private static let runByteCount = 1 << 20
+    private static let progressBlockCount = 1024
+
+    init(
+        blockByteCount: Int, total: Int, _ device: any BlockDevice, _ progress: RecoveryProgress.Handler?
+    ) {
+        self.blockByteCount = blockByteCount
+        self.total = total
+        self.device = device
+        self.progress = progress
+        runBlockCount = max(1, Self.runByteCount / blockByteCount)
+    }
+
+    /// `copies` are sorted by home, each home once, and lie in `memory`.
+    mutating func write(_ copies: [RecoveryPlan.Copy], from memory: LogMemory) throws(Ext4Error) {
+        var start = 0
+        while start < copies.count {
+            let home = copies[start].home.rawValue
+            var parts: [BufferPart] = []
+            var count = 0
+            while start + count < copies.count, count < runBlockCount,
+                copies[start + count].home.rawValue == home + UInt64(count)
+            {
+                add(copies[start + count], from: memory, to: &parts)
+                count += 1
+            }
+            try device.write(gathering: parts, at: home * UInt64(blockByteCount), mode: .cached)
+            start += count
+            let before = counters.blocks
+            counters.writes += 1
+            counters.blocks += count
+            if before / Self.progressBlockCount != counters.blocks / Self.progressBlockCount { report(.writing) }
+        }
+    }
+
+    private func add(_ copy: RecoveryPlan.Copy, from memory: LogMemory, to parts: inout [BufferPart]) {
+        let part = memory.part(at: copy.place)
+        if copy.isEscaped {
+            part.buffer.withMutableBytes { bytes in
+                var block = bytes._mutatingExtracting(part.range)
+                JournalHeader.setMagic(JournalHeader.magic, in: &block)
+            }
+        }
+        if let last = parts.last, last.buffer === part.buffer, last.range.upperBound == part.range.lowerBound {
+            parts[parts.count - 1] = BufferPart(last.buffer, last.range.lowerBound..<part.range.upperBound)
+        } else {
+            parts.append(part)
+        }
+    }
+
+    func report(_ phase: RecoveryProgress.Phase) {
+        progress?(RecoveryProgress(phase: phase, done: counters.blocks, total: total))
     }
 }

@@ -163,13 +163,11 @@ struct Report {
         var line = JSONLine(type: "result")
         line.add("transactions", plan.transactions.count)
         line.add("blocks", counters.blocks)
-        line.add("unchanged_blocks", counters.unchanged)
         line.add("writes", counters.writes)
         line.add("reads", counters.reads)
-        let unchanged = counters.unchanged > 0 ? ", \(counters.unchanged) lay at home already" : ""
         say(
-            "replayed \(plan.transactions.count) transactions: \(counters.blocks) blocks in \(counters.writes) writes"
-                + unchanged, line)
+            "replayed \(plan.transactions.count) transactions: \(counters.blocks) blocks in \(counters.writes) writes",
+            line)
     }
 
     func undone(blocks: Int) {
