@@ -9,7 +9,7 @@ fuse2fs.
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
   BENCH_ONLY=a,b   contenders (kernel, data=journal, fuse2fs, empty, jext4, outofplace, io_uring)
-  BENCH_WORK=a,b   works (names, fsync, commits, io, overwrites, trees, replay)
+  BENCH_WORK=a,b   works (names, fsync, commits, io, overwrites, trees, fragmentation, replay)
   BENCH_SCRATCH=D  where images are (default /var/tmp)
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache
 """
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 
+import fragmentation as fragments
 import replay
 from contenders import ALL, HERE, run
 
@@ -31,7 +32,7 @@ os.environ["PATH"] += ":/usr/sbin:/sbin"
 ROOT = os.path.dirname(HERE)
 QUICK = bool(os.environ.get("BENCH_QUICK"))
 RUNS = int(os.environ.get("BENCH_RUNS", "1" if QUICK else "3"))
-ALL_WORKS = "names,fsync,commits,io,overwrites,trees,replay"
+ALL_WORKS = "names,fsync,commits,io,overwrites,trees,fragmentation,replay"
 WORKS = [word for word in os.environ.get("BENCH_WORK", ALL_WORKS).split(",") if word]
 SMALL, LARGE = (2_000, 20_000) if QUICK else (10_000, 200_000)
 STREAM_MIB, RANDOM_SECONDS = (128, 1) if QUICK else (1024, 4)
@@ -49,7 +50,7 @@ GOALS = {
     "unlink": ">=0.8 empty, >=5 fuse2fs", "mkdir": ">=0.8 empty, >=5 fuse2fs", "readdir": "",
     "stream direct": ">=0.95 kernel", "stream buffered": ">=1.1 kernel or 1.0 empty",
     "random direct": ">=0.9 kernel", "random buffered": ">=0.9 kernel", "fsync": ">=1.0 kernel",
-    "fchmod and fsync": "", "overwrite": ">=0.83 jext4, >=1.8 data=journal",
+    "fchmod and fsync": "", "runs": ">=0.83 kernel", "overwrite": ">=0.83 jext4, >=1.8 data=journal",
 }
 
 
@@ -231,6 +232,22 @@ def trees(contender, figures, repository, archive):
     yield
 
 
+def fragmentation(contender, figures):
+    """Runs of blocks of the files that were written side by side, at once and after the volume has aged."""
+    if not contender.keeps_content:
+        return
+    base = os.path.join(contender.directory, "d")
+    os.mkdir(base)
+    for name, work in (("side by side", fragments.write_side_by_side), ("aged", fragments.age)):
+        work(base)
+        names = [path[len(contender.directory):] for path in fragments.large_files(base)]
+        contender.unmount()
+        figures.add(f"runs of eight files, {name}", contender.name, 1 / fragments.count_runs(contender.image, names),
+                    "runs")
+        contender.mount()
+        yield
+
+
 def prepare_trees(scratch):
     """What the trees are made of: a bare clone (whose owner git trusts) and an archive."""
     os.environ.update(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="safe.directory", GIT_CONFIG_VALUE_0="*")
@@ -243,10 +260,13 @@ def prepare_trees(scratch):
 def started(contender, work, figures, prepared):
     """The generator of the work, on a fresh volume that is mounted when it has yielded the first time."""
     # What is overwritten out of place must find the host's blocks there, as on a disk.
-    contender.make("4G", LARGE * 2 + 100_000, is_filled=work == "overwrites")
+    # What has to age must be near to being full.
+    size, inodes = ("1G", 20_000) if work == "fragmentation" else ("4G", LARGE * 2 + 100_000)
+    contender.make(size, inodes, is_filled=work == "overwrites")
     contender.mount()
     yield
-    works = {"names": names, "fsync": fsync, "commits": commits, "io": io, "overwrites": overwrites}
+    works = {"names": names, "fsync": fsync, "commits": commits, "io": io, "overwrites": overwrites,
+             "fragmentation": fragmentation}
     yield from works[work](contender, figures) if work in works else trees(contender, figures, *prepared)
     contender.unmount()
 
@@ -294,6 +314,8 @@ def absolute(rate, unit):
     if unit == "us":
         micros = 1e6 / rate
         return f"{micros:.1f} us" if micros < 1000 else f"{micros / 1000:.1f} ms"
+    if unit == "runs":
+        return f"{1 / rate:,.0f}"
     return f"{rate:,.0f} MiB/s" if unit == "MiB/s" else f"{1 / rate:.2f} s"
 
 
@@ -345,7 +367,7 @@ def print_table(figures, contenders):
         rows.append([work, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios), goal_of(work), *times])
     print_aligned(rows, {0, header.index("goal")})
     print(f"\nMedians of {RUNS} turns, wall clock. Ratios are of rates: above 1 jext4 is faster. "
-          "Times are per operation.")
+          "Times are per operation; of runs the fewer are the better, and so are ratios above 1.")
     if figures.cut:
         print(f"~ stopped after {LIMIT} s: the rate up to there, which flatters it, as its time per name grows.")
 

@@ -16,6 +16,9 @@ package final class BlockAllocator: Sendable {
     let groups: GroupTable
     private let zone: SystemZone
     let counts: Monitor<BlockCounts>
+    let windows = Monitor(FileWindows())
+    /// Held while blocks are out of the in-core map and in no window yet, or out of a window and not back in the map.
+    let windowGate = ReaderWriterLock()
     private let commitToFree: @Sendable () throws(Ext4Error) -> Void
     private let loadedLimit: Int
 
@@ -55,6 +58,8 @@ package final class BlockAllocator: Sendable {
     package var durableFreeBlockCount: UInt64 { counts.withLock { $0.durable } }
     /// Freed by transactions that are not durable yet.
     package var pendingFreeCount: UInt64 { counts.withLock { $0.pending } }
+    /// What could be promised now.
+    var unpromisedBlockCount: UInt64 { counts.withLock { $0.available } }
     /// Promised and not yet staged.
     package var reservedBlockCount: UInt64 { counts.withLock { $0.reserved } }
 
@@ -122,10 +127,17 @@ package final class BlockAllocator: Sendable {
     package func stage(
         upTo count: UInt32, goal: FSBlock, from reservation: BlockReservation
     ) throws(Ext4Error) -> BlockRun {
+        try stage(upTo: count, from: reservation) { claimed throws(Ext4Error) in try findAndTake(claimed, near: goal) }
+    }
+
+    /// `find` takes up to so many blocks out of the in-core map.
+    func stage(
+        upTo count: UInt32, from reservation: BlockReservation, _ find: (UInt32) throws(Ext4Error) -> BlockRun
+    ) throws(Ext4Error) -> BlockRun {
         let claimed = reservation.claim(upTo: UInt64(count))
         guard claimed > 0 else { throw .posix(ENOSPC) }
         do throws(Ext4Error) {
-            let run = try findAndTake(UInt32(claimed), near: goal)
+            let run = try find(UInt32(claimed))
             counts.withLock {
                 $0.staged += UInt64(run.count)
                 $0.reserved -= UInt64(run.count)
@@ -193,7 +205,18 @@ package final class BlockAllocator: Sendable {
 
     // MARK: Search
 
-    private func findAndTake(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun {
+    func findAndTake(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun {
+        if let run = try search(count, near: goal) { return run }
+        return try withoutWindows { () throws(Ext4Error) in
+            if let run = try search(count, near: goal) { return run }
+            // A bitmap that cannot be read is no damage of the volume.
+            if let failure = counts.withLock({ $0.unreadable }) { throw failure }
+            throw .corrupt("free block count", where: "blocks promised by the counts are in no bitmap")
+        }
+    }
+
+    /// Takes what is found out of the in-core map. Nil when nothing is free there.
+    func search(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun? {
         let place = layout.place(of: goal) ?? (GroupNumber(0), 0)
         let order = min(BuddyIndex.order(for: Int(count)), Self.largestWantedOrder)
         if let run = try take(count, in: place.group, near: Int(place.bit), minimumOrder: order) { return run }
@@ -218,9 +241,7 @@ package final class BlockAllocator: Sendable {
                 if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
             }
         }
-        // A bitmap that cannot be read is no damage of the volume.
-        if let failure = counts.withLock({ $0.unreadable }) { throw failure }
-        throw .corrupt("free block count", where: "blocks promised by the counts are in no bitmap")
+        return nil
     }
 
     private func nearest(_ order: Int, _ group: GroupNumber) -> GroupNumber? {

@@ -38,7 +38,7 @@ struct GroupStripe {
 /// The in-core view of one group: what may be given out now. Guarded by the group's lock.
 final class BlockGroup {
     var index: BuddyIndex
-    /// Taken out of `index`, not yet set in the bitmap.
+    /// Taken out of `index`, not yet set in the bitmap: staged or kept in a window.
     var stagedCount = 0
     /// Clear in the bitmap, not yet back in `index`: the transaction that freed them is not durable.
     var pendingCount = 0

@@ -69,6 +69,7 @@ package final class FileSystem: Sendable {
 
     /// Gives references back; an inode without a name and without references is deleted.
     package func forget(_ number: InodeNumber, count: UInt64) {
+        volume.blocks.giveBackWindow(of: number)
         guard inodes.release(number, count: count) else { return }
         deleteOrLeave(number)
     }

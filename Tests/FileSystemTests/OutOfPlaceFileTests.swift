@@ -171,7 +171,10 @@ import Testing
         let volume = try DirectoryVolume(["-b", "1024", "-J", "size=1"])
         let file = try volume.mounted { fileSystem in
             let files = [try makeFile(fileSystem), try makeFile(fileSystem, "other")]
-            for block in 0..<1024 { for file in files { try write(fileSystem, file, at: block * 1024, 1, 1024) } }
+            // From the end, so that neither file is given blocks that follow each other.
+            for block in (0..<1024).reversed() {
+                for file in files { try write(fileSystem, file, at: block * 1024, 1, 1024) }
+            }
             return files[0]
         }
         try volume.mounted(options: options) { fileSystem in

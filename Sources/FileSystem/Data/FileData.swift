@@ -75,7 +75,7 @@ struct FileData {
         let batch = inode.batch
         let placement: MappingCore.Placement = batch != nil ? .batched : outOfPlace ? .outOfPlace : .inPlace
         let write = try core.begin(
-            writing: offset / unit..<(end + unit - 1) / unit, placement, privileged: privileged)
+            writing: offset / unit..<(end + unit - 1) / unit, placement, privileged: privileged, isGrowing: true)
         try batch?.checkRoom(for: write, volume)
         var range = offset..<end
         if placement == .outOfPlace, let firstLeft = write.keepOneHandle(of: volume) {

@@ -99,9 +99,10 @@ struct MappingCore {
     }
 
     /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
-    /// exclusively and keeps it until ioend.
+    /// exclusively and keeps it until ioend. `isGrowing`: as far as the write goes past the end of the file, more is
+    /// likely to follow.
     func begin(
-        writing range: Range<UInt64>, _ placement: Placement, privileged: Bool
+        writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
     ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
@@ -126,19 +127,33 @@ struct MappingCore {
                 if let start = mapping.target.dataStart { goal = start + UInt64(mapping.range.count) }
                 continue
             }
-            try stage(mapping.range.lowerBound..<last.range.upperBound, into: write, &goal)
+            let staged = mapping.range.lowerBound..<last.range.upperBound
+            try stage(staged, ahead: isGrowing ? blocksAhead(of: staged) : 0, into: write, &goal)
         }
         return write
     }
 
+    /// How many blocks to keep for what follows a write: as many as the file has, when it goes on at its end. The first
+    /// write of a file is often the only one.
+    private func blocksAhead(of range: Range<UInt64>) -> UInt32 {
+        let unit = UInt64(volume.blockByteCount)
+        guard range.lowerBound > 0, range.upperBound > (inode.size + unit - 1) / unit else { return 0 }
+        return UInt32(min(max(range.upperBound, Self.leastAhead / unit), Self.mostAhead / unit))
+    }
+    private static let leastAhead: UInt64 = 64 << 10, mostAhead: UInt64 = 64 << 20
+
     private func stage(
-        _ range: Range<UInt64>, into write: StagedWrite, _ goal: inout FSBlock
+        _ range: Range<UInt64>, ahead: UInt32, into write: StagedWrite, _ goal: inout FSBlock
     ) throws(Ext4Error) {
         var next = range.lowerBound
         while next < range.upperBound {
             // Whatever the blocks become, written or unwritten, one extent holds a run.
             let count = UInt32(min(range.upperBound - next, UInt64(Extent.maximumUnwritten)))
-            let run = try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
+            let run =
+                ahead == 0
+                ? try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
+                : try volume.blocks.stage(
+                    upTo: count, ahead: ahead, for: inode.number, at: next, goal: goal, from: write.space)
             write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
             next += UInt64(run.count)
             goal = run.start + UInt64(run.count)

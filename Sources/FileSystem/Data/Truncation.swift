@@ -21,6 +21,7 @@ struct Truncation {
         // Asked again under the range lock: a write in flight may have moved the end.
         guard size < inode.size else { return try grow(to: size) }
         guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+        volume.blocks.giveBackWindow(of: inode.number)
         let tail = try stageTail(size, privileged)
         let first = (size + unit - 1) / unit
         let steps = try stepsPerHandle()
