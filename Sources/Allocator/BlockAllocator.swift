@@ -181,11 +181,16 @@ package final class BlockAllocator: Sendable {
     /// Staged blocks that were not published go back to the free ones (not to the reservation).
     package func unstage(_ run: BlockRun) {
         for part in Self.parts(of: run, layout) {
-            groups.withLoadedGroup(part.group) { state in
-                state.stagedCount -= part.bits.count
-                giveBack(part, state)
-            }
+            putBack(part)
             counts.withLock { $0.staged -= UInt64(part.bits.count) }
+        }
+    }
+
+    /// Into the in-core map, which the blocks were taken from. The counts are the caller's.
+    func putBack(_ part: Part) {
+        groups.withLoadedGroup(part.group) { state in
+            state.stagedCount -= part.bits.count
+            giveBack(part, state)
         }
     }
 

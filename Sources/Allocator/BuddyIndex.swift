@@ -46,6 +46,12 @@ package struct BuddyIndex: Sendable {
         !range.isEmpty && wordRange(range).contains { words[$0] & wordMask($0, range) != 0 }
     }
 
+    /// The first free block from `bit` on.
+    package func firstFree(from bit: Int) -> Int? {
+        precondition(bit >= 0)
+        return firstSet(level: 0, from: bit)
+    }
+
     /// Free blocks from `start` on, at most `limit`; empty when `start` is in use.
     package func run(at start: Int, limit: Int) -> Range<Int> {
         precondition(start < bitCount)

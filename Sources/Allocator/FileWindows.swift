@@ -105,11 +105,6 @@ extension BlockAllocator {
     }
 
     private func giveBack(_ run: BlockRun) {
-        for part in Self.parts(of: run, layout) {
-            groups.withLoadedGroup(part.group) { state in
-                state.stagedCount -= part.bits.count
-                giveBack(part, state)
-            }
-        }
+        for part in Self.parts(of: run, layout) { putBack(part) }
     }
 }

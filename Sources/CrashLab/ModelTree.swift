@@ -273,5 +273,27 @@ package struct ModelTree: Equatable, Sendable {
         return inPlace
     }
 
+    /// fallocate with FALLOC_FL_INSERT_RANGE, or FALLOC_FL_COLLAPSE_RANGE where `distance` is negative; in bytes, all
+    /// whole blocks. Blocks move with their data, and nothing is written in place.
+    mutating func shift(_ id: ModelNodeID, at offset: Int, by distance: Int, by operation: Int) {
+        let first = offset / blockByteCount, count = distance / blockByteCount
+        change(id, by: operation) { node in
+            node.remappedBy = operation
+            func moved(_ block: Int) -> Int? {
+                block < first ? block : block < first - min(count, 0) ? nil : block + count
+            }
+            node.isPreallocated = Set(node.isPreallocated.compactMap(moved))
+            if count > 0 {
+                node.content.insert(contentsOf: repeatElement(0, count: distance), at: offset)
+                node.isMapped.insert(
+                    contentsOf: repeatElement(false, count: count), at: min(first, node.isMapped.count))
+            } else {
+                node.content.removeSubrange(offset..<offset - distance)
+                let limit = node.isMapped.count
+                node.isMapped.removeSubrange(min(first, limit)..<min(first - count, limit))
+            }
+        }
+    }
+
     private func range(ofBlock block: Int) -> Range<Int> { block * blockByteCount..<(block + 1) * blockByteCount }
 }

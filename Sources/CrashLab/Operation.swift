@@ -18,6 +18,9 @@ package enum Operation: Sendable, CustomStringConvertible {
     /// fallocate, with `keepsSize` beyond the end of the file too.
     case allocate(ModelNodeID, at: Int, count: Int, keepsSize: Bool)
     case punch(ModelNodeID, at: Int, count: Int)
+    /// fallocate that takes blocks out of the middle of a file, or makes room there: `count` bytes, or minus as many.
+    /// The model knows what is written in place by its place in the file, so a sync has to come between.
+    case shift(ModelNodeID, at: Int, by: Int)
     case changeMode(ModelNodeID, mode: UInt16)
     case setAttribute(ModelNodeID, [UInt8], [UInt8])
     case removeAttribute(ModelNodeID, [UInt8])
@@ -56,6 +59,8 @@ package enum Operation: Sendable, CustomStringConvertible {
         case .allocate(let id, let offset, let count, let keepsSize):
             return "fallocate \(id) at \(offset) +\(count)\(keepsSize ? ", size kept" : "")"
         case .punch(let id, let offset, let count): return "punch \(id) at \(offset) +\(count)"
+        case .shift(let id, let offset, let distance):
+            return "\(distance > 0 ? "insert in" : "collapse") \(id) at \(offset) +\(abs(distance))"
         case .changeMode(let id, let mode): return "chmod \(id) \(String(mode, radix: 8))"
         case .setAttribute(let id, let name, let value): return "setxattr \(id) \(text(name)) of \(value.count) bytes"
         case .removeAttribute(let id, let name): return "removexattr \(id) \(text(name))"
@@ -168,6 +173,7 @@ package struct ModelHistory: Sendable {
             tree.allocate(offset..<offset + count, in: id, keepsSize: keepsSize, by: index)
         case .punch(let id, let offset, let count):
             return tree.punch(offset..<offset + count, in: id, by: index).map { (id, $0) }
+        case .shift(let id, let offset, let distance): tree.shift(id, at: offset, by: distance, by: index)
         case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & 0o170000 | mode }
         case .setAttribute(let id, let name, let value): tree.change(id, by: index) { $0.attributes[name] = value }
         case .removeAttribute(let id, let name): tree.change(id, by: index) { $0.attributes[name] = nil }

@@ -35,6 +35,10 @@ struct OperationCaller {
         case .punch(let id, let offset, let count):
             try system.allocate(
                 try number(id), at: UInt64(offset), count: UInt64(count), mode: [.punchHole, .keepSize])
+        case .shift(let id, let offset, let distance):
+            try system.allocate(
+                try number(id), at: UInt64(offset), count: UInt64(distance.magnitude),
+                mode: distance > 0 ? .insertRange : .collapseRange)
         case .changeMode(let id, let mode):
             var changes = AttributeChanges()
             changes.mode = mode

@@ -72,6 +72,8 @@ extension Operation {
         case .allocate(let id, let offset, let count, let keepsSize):
             return line("fallocate", id, offset, count, keepsSize ? 1 : 0)
         case .punch(let id, let offset, let count): return line("punch", id, offset, count)
+        case .shift(let id, let offset, let distance):
+            return line(distance > 0 ? "insert" : "collapse", id, offset, abs(distance))
         case .changeMode(let id, let mode): return line("chmod", id, mode)
         case .setAttribute(let id, let name, let value): return line("setxattr", id, hex(name), hex(value))
         case .removeAttribute(let id, let name): return line("removexattr", id, hex(name))
@@ -103,6 +105,8 @@ extension Operation {
         case "fallocate":
             .allocate(words.node(), at: words.count(), count: words.count(), keepsSize: words.count() == 1)
         case "punch": .punch(words.node(), at: words.count(), count: words.count())
+        case "insert": .shift(words.node(), at: words.count(), by: words.count())
+        case "collapse": .shift(words.node(), at: words.count(), by: -words.count())
         case "chmod": .changeMode(words.node(), mode: words.number())
         case "setxattr": .setAttribute(words.node(), words.bytes(), words.bytes())
         case "removexattr": .removeAttribute(words.node(), words.bytes())

@@ -9,6 +9,8 @@ internal import Journal
 private enum Control {
     /// FS_IOC_SHUTDOWN, which is EXT4_IOC_SHUTDOWN.
     static var shutDown: CUnsignedInt { 0x8004_587D }
+    /// FITRIM, _IOWR('X', 121, struct fstrim_range).
+    static var trim: CUnsignedInt { 0xC018_5879 }
     /// F2FS_IOC_START_ATOMIC_WRITE, F2FS_IOC_COMMIT_ATOMIC_WRITE and F2FS_IOC_ABORT_ATOMIC_WRITE: _IO(0xF5, 1), 2
     /// and 5.
     static var startBatch: CUnsignedInt { 0xF501 }
@@ -20,6 +22,13 @@ private enum Control {
     /// JEXT4_IOC_SET_OUTOFPLACE, _IOW('J', 1, u32), and JEXT4_IOC_GET_OUTOFPLACE, _IOR('J', 2, u32).
     static var setOutOfPlace: CUnsignedInt { 0x4004_4A01 }
     static var getOutOfPlace: CUnsignedInt { 0x8004_4A02 }
+}
+
+/// `struct fstrim_range` of ioctl_fitrim(2), in bytes. `count` is answered with what was trimmed.
+private struct TrimRange: BitwiseCopyable {
+    var start: UInt64
+    var count: UInt64
+    var least: UInt64
 }
 
 /// ioctl(2) on any file or directory of the mount. What is not known here is ENOTTY.
@@ -35,6 +44,9 @@ func serveIoctl(
     switch command {
     case Control.shutDown:
         request.shutDown(argument: UInt64(UInt(bitPattern: argument)))
+    case Control.trim:
+        guard let input = unsafe input, inputCount == MemoryLayout<TrimRange>.size else { return request.fail(EINVAL) }
+        request.trim(unsafe input.loadUnaligned(as: TrimRange.self))
     case Control.features where mayBatch:
         request.answerControl(word: Control.hasBatches)
     case Control.startBatch where mayBatch, Control.commitBatch where mayBatch, Control.abortBatch where mayBatch:
@@ -68,6 +80,17 @@ extension Request {
         do throws(Ext4Error) {
             try session.shutDown(mode)
             answerControl()
+        } catch {
+            fail(error)
+        }
+    }
+
+    fileprivate consuming func trim(_ range: TrimRange) {
+        guard mayAdminister else { return fail(EPERM) }
+        do throws(Ext4Error) {
+            var done = range
+            done.count = try fileSystem.trim(from: range.start, count: range.count, least: range.least)
+            unsafe answerControl(bytes: &done, count: MemoryLayout<TrimRange>.size)
         } catch {
             fail(error)
         }

@@ -119,7 +119,12 @@ internal import Glibc
     /// An ioctl that gives four bytes back.
     consuming func answerControl(word: UInt32) {
         var word = word
-        unsafe fuse_reply_ioctl(raw, 0, &word, MemoryLayout<UInt32>.size)
+        unsafe answerControl(bytes: &word, count: MemoryLayout<UInt32>.size)
+    }
+
+    /// An ioctl that gives as many bytes back as its number says.
+    consuming func answerControl(bytes: UnsafeRawPointer, count: Int) {
+        unsafe fuse_reply_ioctl(raw, 0, bytes, count)
         discard self
     }
 

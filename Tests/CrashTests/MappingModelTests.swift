@@ -48,6 +48,7 @@ import Testing
         private var random: SeededRandom
         private(set) var callCount = 0, batchCount = 0
         private(set) var difference: String?
+        private var unit: Int { system.statistics().blockByteCount }
         private static let owner = BatchOwner(process: 1, handle: 1)
 
         init(_ volume: TestVolume, seed: UInt64) throws {
@@ -75,6 +76,7 @@ import Testing
                 case 14: try seek(index)
                 case 15: try truncate(index)
                 case 16: try system.syncAll()
+                case 17: try shift(index)
                 default: try allocate(index)
                 }
             } catch Ext4Error.posix(Errno.noSpace) {
@@ -140,6 +142,25 @@ import Testing
             guard mode.contains(.punchHole) || mode.contains(.zeroRange) else { return }
             let zeros = range.clamped(to: 0..<files[index].content.count)
             files[index].content.replaceSubrange(zeros, with: repeatElement(0, count: zeros.count))
+        }
+
+        /// Blocks come into the middle of a file or go from there.
+        private mutating func shift(_ index: Int) throws {
+            let range = range(), size = files[index].content.count
+            let first = range.lowerBound / unit * unit, count = max(1, range.count / unit) * unit
+            if random.once(in: 2) {
+                guard first + count < size else { return }
+                try allocate(index, first, count, .collapseRange)
+                files[index].content.removeSubrange(first..<first + count)
+            } else {
+                guard first < size, size + count <= fileLimit else { return }
+                try allocate(index, first, count, .insertRange)
+                files[index].content.insert(contentsOf: repeatElement(0, count: count), at: first)
+            }
+        }
+
+        private func allocate(_ index: Int, _ offset: Int, _ count: Int, _ mode: AllocationMode) throws {
+            try system.allocate(files[index].number, at: UInt64(offset), count: UInt64(count), mode: mode)
         }
 
         private mutating func turnBatch() throws {

@@ -21,7 +21,7 @@ import Testing
     /// Every state of every epoch.
     @Test(arguments: [TestVolume.small, .large]) func noStateMixesOldAndNew(volume: TestVolume) throws {
         let outcome = try Self.campaign(708, volume, 60).record()
-        let found = try Self.explore(outcome)
+        let found = try outcome.explored()
         for failure in found.failures { Issue.record("\(KeptTrace(outcome).report(failure, DiskModel()))") }
         #expect(found.runCount > 60)
         print("out of place: \(volume.name), \(found.runCount) runs, up to 2^\(Int(found.log2States)) states an epoch")
@@ -35,7 +35,7 @@ import Testing
         var strict = ModelHistory(ModelTree(blockByteCount: 1024, placement: .outOfPlace))
         for step in outcome.history.steps.dropFirst() { strict.append(step.operation) }
         outcome.history = strict
-        let found = try Self.explore(outcome)
+        let found = try outcome.explored()
         #expect(!found.failures.isEmpty)
     }
 
@@ -46,12 +46,13 @@ import Testing
         campaign.placement = .inPlace
         try campaign.run()
     }
+}
 
-    private static func explore(
-        _ outcome: CrashCampaign.Outcome
-    ) throws -> (failures: [EpochResult.Failure], runCount: Int, log2States: Double) {
-        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
-        let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
+extension CrashCampaign.Outcome {
+    /// Every state of every epoch, up to the first that fails.
+    func explored() throws -> (failures: [EpochResult.Failure], runCount: Int, log2States: Double) {
+        let model = try CrashModel(base: MemoryDevice(base), events: events)
+        let judge = HistoryJudge(history: history, progress: WorkloadProgress(events))
         var explorer = EpochExplorer(model, judge: judge)
         explorer.failureLimit = 1
         var result: (failures: [EpochResult.Failure], runCount: Int, log2States: Double) = ([], 0, 0)

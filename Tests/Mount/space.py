@@ -2,7 +2,10 @@
 """Volumes that fill up: space.py SCRATCH"""
 import contextlib
 import errno
+import fcntl
 import os
+import struct
+import threading
 
 import treedigest
 from harness import NOBODY, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted, run
@@ -63,6 +66,71 @@ def full(scratch):
         os.sync()
         second = fill(f"{directory}/b", 2)
         assert abs(second - first) <= STEP, f"{first} bytes fitted, after removal {second}"
+
+
+FITRIM = 0xC0185879
+
+
+def trim(directory, start=0, count=2**64 - 1, least=0):
+    """What FITRIM says it has trimmed, in bytes; or the name of the error."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        done = fcntl.ioctl(descriptor, FITRIM, struct.pack("QQQ", start, count, least))
+        return struct.unpack("QQQ", done)[1]
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    finally:
+        os.close(descriptor)
+
+
+def held(path):
+    return os.stat(path).st_blocks * 512
+
+
+@check("fstrim gives the host what is free, and nothing else, while others write", need=missing_root)
+def fstrim(scratch):
+    image = os.path.join(scratch, "image")
+    with volume(scratch, "256M", "-b", str(BLOCK)) as directory:
+        with open(f"{directory}/kept", "wb") as file:
+            file.write(bytes([3]) * (16 << 20))
+        with open(f"{directory}/gone", "wb") as file:
+            file.write(bytes([4]) * (96 << 20))
+        os.sync()
+        os.unlink(f"{directory}/gone")
+        os.sync()
+        before = held(image)
+        done = False
+
+        def write():
+            number = 0
+            while not done:
+                with open(f"{directory}/beside-{number % 4}", "wb") as file:
+                    file.write(bytes([number % 251]) * (1 << 20))
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            said = run("fstrim", "-v", directory)
+            assert "trimmed" in said, said
+            assert trim(directory) > 100 << 20
+        finally:
+            done = True
+            writer.join()
+        assert before - held(image) > 80 << 20, f"the image held {before} bytes and holds {held(image)}"
+        with open(f"{directory}/kept", "rb") as file:
+            assert file.read() == bytes([3]) * (16 << 20)
+        free = os.statvfs(directory).f_bfree * BLOCK
+        assert trim(directory) <= free
+        assert trim(directory, start=8 << 20, count=4 << 20) <= 4 << 20
+        assert trim(directory, least=128 << 20) == 0, "no group is free as a whole"
+        refused = [trim(directory, start=256 << 20), trim(directory, count=BLOCK - 1), trim(directory, least=1 << 40)]
+        assert refused == ["EINVAL"] * 3, refused
+        child = os.fork()
+        if child == 0:
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os._exit(0 if trim(directory) == "EPERM" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "anybody may trim"
 
 
 @check("the reserved blocks are for root, and for whom the super block names", need=missing_root)

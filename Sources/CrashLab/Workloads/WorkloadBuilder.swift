@@ -78,6 +78,10 @@ package struct WorkloadBuilder {
     package mutating func punch(_ path: String, at offset: Int, count: Int) {
         append(.punch(id(path), at: offset, count: count))
     }
+    /// Makes room for `distance` bytes, or takes as many out if it is negative.
+    package mutating func shift(_ path: String, at offset: Int, by distance: Int) {
+        append(.shift(id(path), at: offset, by: distance))
+    }
     package mutating func setAttribute(_ path: String, _ name: String, count: Int) {
         stamp += 1
         append(.setAttribute(id(path), Array(name.utf8), Operation.pattern(stamp: stamp, at: 0, count: count)))

@@ -86,6 +86,7 @@ extension Operation {
         case .allocate(_, let offset, let count, let keepsSize):
             return .allocate(id, at: offset, count: count, keepsSize: keepsSize)
         case .punch(_, let offset, let count): return .punch(id, at: offset, count: count)
+        case .shift(_, let offset, let distance): return .shift(id, at: offset, by: distance)
         case .changeMode(_, let mode): return .changeMode(id, mode: mode)
         case .setAttribute(_, let name, let value): return .setAttribute(id, name, value)
         case .removeAttribute(_, let name): return .removeAttribute(id, name)
@@ -101,7 +102,7 @@ extension Operation {
     var target: ModelNodeID? {
         switch self {
         case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
-            .punch(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _), .removeAttribute(let id, _),
+            .punch(let id, _, _), .shift(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _), .removeAttribute(let id, _),
             .hold(let id),
             .release(let id), .forget(let id), .sync(let id, _):
             id
@@ -136,6 +137,8 @@ extension ModelTree {
         case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
             .punch(let id, _, _):
             return self[id]?.isFile == true
+        case .shift(let id, let offset, let distance):
+            return self[id].map { $0.isFile && offset + max(0, -distance) < $0.content.count } ?? false
         default: return operation.target.flatMap { self[$0] } != nil
         }
     }

@@ -83,7 +83,7 @@ struct ExtentTree {
 
     func place(of node: FSBlock) -> String { "inode \(inode.number.rawValue), block \(node.rawValue)" }
 
-    private func root() throws(Ext4Error) -> ExtentNode {
+    func root() throws(Ext4Error) -> ExtentNode {
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
         return try record.withArea { bytes throws(Ext4Error) in
@@ -93,7 +93,7 @@ struct ExtentTree {
         }
     }
 
-    private func child(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> (block: CachedBlock, node: ExtentNode) {
+    func child(_ number: FSBlock, depth: UInt16) throws(Ext4Error) -> (block: CachedBlock, node: ExtentNode) {
         let block = try verifiedNode(number, depth: depth)
         return (block, try block.withBytes { bytes throws(Ext4Error) in try decoded(bytes, number, depth) })
     }
@@ -273,7 +273,7 @@ struct ExtentTree {
         try writeRoot(.inner(indexes), depth: depth + 1, handle)
     }
 
-    private func writeRoot(_ entries: ExtentNode.Entries, depth: UInt16, _ handle: borrowing Handle) throws(Ext4Error) {
+    func writeRoot(_ entries: ExtentNode.Entries, depth: UInt16, _ handle: borrowing Handle) throws(Ext4Error) {
         let capacity = ExtentNode.capacity(byteCount: InodeRecord.areaByteCount)
         let node = ExtentNode(depth: depth, capacity: capacity, entries: entries)
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -281,7 +281,7 @@ struct ExtentTree {
         }
     }
 
-    private func write(
+    func write(
         _ entries: ExtentNode.Entries, depth: UInt16, to block: CachedBlock?, _ handle: borrowing Handle
     ) throws(Ext4Error) {
         guard let block else { preconditionFailure("only the root has no block") }

@@ -9,11 +9,14 @@ package struct AllocationMode: OptionSet, Sendable {
     package init(rawValue: UInt32) { self.rawValue = rawValue }
     package static var keepSize: Self { Self(rawValue: 0x1) }
     package static var punchHole: Self { Self(rawValue: 0x2) }
+    package static var collapseRange: Self { Self(rawValue: 0x8) }
     package static var zeroRange: Self { Self(rawValue: 0x10) }
+    package static var insertRange: Self { Self(rawValue: 0x20) }
 }
 
 extension FileSystem {
-    /// fallocate(2): allocate (no flag), punch a hole (with `keepSize`), zero a range; EOPNOTSUPP for other modes.
+    /// fallocate(2): allocate (no flag), punch a hole (with `keepSize`), zero a range, collapse or insert one;
+    /// EOPNOTSUPP for other modes.
     /// What is allocated reads as zeros. ENOSPC before anything has changed, but for the zeroed edges of a range.
     /// `caller` decides whether the reserved blocks may be used.
     package func allocate(
@@ -36,6 +39,8 @@ extension FileSystem {
             case [.punchHole, .keepSize]: try work.clear(offset..<end, thenAllocate: false, keepsSize: true)
             case [.zeroRange], [.zeroRange, .keepSize]:
                 try work.clear(offset..<end, thenAllocate: true, keepsSize: mode.contains(.keepSize))
+            case [.collapseRange]: try work.collapse(offset..<end)
+            case [.insertRange]: try work.insert(offset..<end)
             default: throw .posix(Errno.notSupported)
             }
         }
@@ -49,7 +54,7 @@ struct Preallocation {
     /// What is new may take the reserved blocks. What the freeing of others costs always may.
     let isPrivileged: Bool
     private var core: MappingCore { MappingCore(volume: volume, inode: inode) }
-    private var unit: UInt64 { UInt64(volume.blockByteCount) }
+    var unit: UInt64 { UInt64(volume.blockByteCount) }
 
     func allocate(_ range: Range<UInt64>, keepsSize: Bool) throws(Ext4Error) {
         let low = min(range.lowerBound, inode.size) / unit * unit
