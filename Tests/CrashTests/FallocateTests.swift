@@ -3,8 +3,8 @@ import Ext4Format
 import FileSystem
 import Testing
 
-/// P2 and P3 for each mode of fallocate: whatever a power cut leaves, the call has happened as a whole or not at all, and
-/// blocks that nobody has written read as zeros.
+/// P2 and P3 for each mode of fallocate: whatever a power cut leaves, the call has happened as a whole or not at all,
+/// and blocks that nobody has written read as zeros.
 @Suite struct FallocateTests {
     enum Mode: CaseIterable {
         case allocate, keepSize, punch, collapse, insert, insertAtTheStart

@@ -10,8 +10,8 @@ extension Operation {
         case .link(let id, _, let parent): [id, parent]
         case .rename(let parent, _, let other, _), .exchange(let parent, _, let other, _): [parent, other]
         case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
-            .punch(let id, _, _), .shift(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _), .removeAttribute(let id, _),
-            .hold(let id), .release(let id), .forget(let id), .sync(let id, _):
+            .punch(let id, _, _), .shift(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _),
+            .removeAttribute(let id, _), .hold(let id), .release(let id), .forget(let id), .sync(let id, _):
             [id]
         case .mount, .remount, .unmount, .syncAll: []
         }
