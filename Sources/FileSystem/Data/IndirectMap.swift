@@ -155,7 +155,10 @@ struct IndirectMap {
     private func lastRun(in bytes: RawSpan, _ count: Int, from base: UInt64) throws(Ext4Error) -> Piece? {
         guard let end = (0..<count).last(where: { bytes[Self.entry($0)] != 0 }) else { return nil }
         var first = end, start = bytes[Self.entry(end)]
-        while first > 0, start > 1, bytes[Self.entry(first - 1)] == start - 1 { (first, start) = (first - 1, start - 1) }
+        while first > 0, start > 1, bytes[Self.entry(first - 1)] == start - 1 {
+            first -= 1
+            start -= 1
+        }
         return .extent(try run(start, end + 1 - first, at: base + UInt64(first)))
     }
 

@@ -6,7 +6,7 @@ internal import Journal
 ///
 ///     begin   what lies where; for a write, blocks for the holes, taken from the allocator's in-core map alone
 ///     end     what was promised and not used goes back: `StagedWrite` does so when it is dropped
-///     ioend   the data is on the device (not yet flushed): one handle sets the bitmap bits, inserts the extents as
+///     ioend   the data is on the device (not yet flushed): one handle sets the bitmap bits, maps the blocks as
 ///             written, frees what they replace and moves the size
 ///
 /// So a crash leaks nothing and shows no stale byte: until ioend, nothing on disk names a new block.
