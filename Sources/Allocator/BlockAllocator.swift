@@ -107,6 +107,46 @@ package final class BlockAllocator: Sendable {
         throw .posix(ENOSPC)
     }
 
+    /// As `reserve`, with blocks whose numbers are less than `limit`. On a volume that has others they are staged at
+    /// once, so that nobody else can take the last of them.
+    package func reserve(
+        _ count: UInt64, privileged: Bool, below limit: UInt64
+    ) throws(Ext4Error) -> BlockReservation {
+        guard limit < layout.superBlock.blockCount else { return try reserve(count, privileged: privileged) }
+        for isLast in [false, true] {
+            let reservation = try reserve(count, privileged: privileged)
+            if try hold(reservation, below: limit) { return reservation }
+            guard !isLast, pendingFreeCount > 0 else { break }
+            try commitToFree()
+        }
+        throw .posix(ENOSPC)
+    }
+
+    /// Stages all that is promised; false when there are not so many blocks below the limit.
+    private func hold(_ reservation: BlockReservation, below limit: UInt64) throws(Ext4Error) -> Bool {
+        let usable = limit - min(limit, UInt64(layout.superBlock.firstDataBlock))
+        let groups = UInt32(usable / UInt64(layout.superBlock.blocksPerGroup))
+        while reservation.claim(upTo: 1) == 1 {
+            let count = 1 + reservation.claim(upTo: UInt64(layout.superBlock.blocksPerGroup) - 1)
+            let found = groups == 0 ? nil : try findBelow(groups, UInt32(count))
+            reservation.putBack(count - UInt64(found?.count ?? 0))
+            guard let found else { return false }
+            counts.withLock {
+                $0.staged += UInt64(found.count)
+                $0.reserved -= UInt64(found.count)
+            }
+            reservation.hold(found)
+        }
+        return true
+    }
+
+    private func findBelow(_ groups: UInt32, _ count: UInt32) throws(Ext4Error) -> BlockRun? {
+        if let run = try find(count, GroupNumber(0), bit: 0, before: groups) { return run }
+        return try withoutWindows { () throws(Ext4Error) in
+            try find(count, GroupNumber(0), bit: 0, before: groups)
+        }
+    }
+
     private static func promise(_ count: UInt64, _ keep: UInt64, _ counts: inout BlockCounts) -> Bool {
         let (needed, overflow) = count.addingReportingOverflow(keep)
         guard !overflow, needed <= counts.available || count == 0 else { return false }
@@ -134,6 +174,7 @@ package final class BlockAllocator: Sendable {
     func stage(
         upTo count: UInt32, from reservation: BlockReservation, _ find: (UInt32) throws(Ext4Error) -> BlockRun
     ) throws(Ext4Error) -> BlockRun {
+        if let held = reservation.takeHeld(upTo: count) { return held }
         let claimed = reservation.claim(upTo: UInt64(count))
         guard claimed > 0 else { throw .posix(ENOSPC) }
         do throws(Ext4Error) {
@@ -223,34 +264,41 @@ package final class BlockAllocator: Sendable {
     /// Takes what is found out of the in-core map. Nil when nothing is free there.
     func search(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun? {
         let place = layout.place(of: goal) ?? (GroupNumber(0), 0)
+        return try find(count, place.group, bit: Int(place.bit), before: layout.groupCount)
+    }
+
+    /// Takes blocks in one of the groups before `limit`, which `goal` is, and best there from `bit` on.
+    private func find(
+        _ count: UInt32, _ goal: GroupNumber, bit: Int, before limit: UInt32
+    ) throws(Ext4Error) -> BlockRun? {
         let order = min(BuddyIndex.order(for: Int(count)), Self.largestWantedOrder)
-        if let run = try take(count, in: place.group, near: Int(place.bit), minimumOrder: order) { return run }
+        if let run = try take(count, in: goal, near: bit, minimumOrder: order) { return run }
         var attempts = 0, discovered = 0
         while attempts < Self.attemptLimit {
-            if let group = nearest(order, place.group) {
+            if let group = nearest(order, goal, limit) {
                 attempts += 1
                 if let run = try take(count, in: group, near: 0, minimumOrder: order) { return run }
-            } else if discovered < Self.discoverLimit, groups.discover(near: place.group) {
+            } else if discovered < Self.discoverLimit, groups.discover(near: goal) {
                 discovered += 1
             } else {
                 break
             }
         }
         for smaller in (0...order).reversed() {
-            while let group = nearest(smaller, place.group) {
+            while let group = nearest(smaller, goal, limit) {
                 if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
             }
         }
-        while groups.discover(near: place.group) {
-            while let group = nearest(0, place.group) {
+        while groups.discover(near: goal) {
+            while let group = nearest(0, goal, limit) {
                 if let run = try take(count, in: group, near: 0, minimumOrder: 0) { return run }
             }
         }
         return nil
     }
 
-    private func nearest(_ order: Int, _ group: GroupNumber) -> GroupNumber? {
-        groups.withOrders { $0.nearest(order: order, from: group.rawValue) }.map { GroupNumber($0) }
+    private func nearest(_ order: Int, _ group: GroupNumber, _ limit: UInt32) -> GroupNumber? {
+        groups.withOrders { $0.nearest(order: order, from: group.rawValue, before: limit) }.map { GroupNumber($0) }
     }
 
     /// Nil when the group has no run of the order wanted, or is out of use (the damage has been noted).

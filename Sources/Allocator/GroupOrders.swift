@@ -47,13 +47,13 @@ struct GroupOrders: Sendable {
         setOrder(order.map { min($0, lists.count - 1) }, of: group)
     }
 
-    /// The nearest group, from `group` on and then from the start, with a free run of 2^`order` or more.
-    func nearest(order: Int, from group: UInt32) -> UInt32? {
+    /// The nearest group before `limit`, from `group` on and then from the start, with a free run of 2^`order` or more.
+    func nearest(order: Int, from group: UInt32, before limit: UInt32) -> UInt32? {
         var ahead: UInt32?, behind: UInt32?
         for list in lists[min(order, lists.count)...] {
-            if let found = list.next(from: group) {
+            if let found = list.next(from: group), found < limit {
                 ahead = min(ahead ?? found, found)
-            } else if ahead == nil, let found = list.next(from: 0) {
+            } else if ahead == nil, let found = list.next(from: 0), found < limit {
                 behind = min(behind ?? found, found)
             }
         }

@@ -124,6 +124,43 @@ import Testing
         #expect(throws: Ext4Error.posix(ENOSPC)) { try volume.blocks.reserve(1, privileged: true) }
     }
 
+    /// Maps of 32-bit numbers cannot name what lies behind: such blocks are promised to them only while there are some,
+    /// and nobody else gets what has been promised.
+    @Test func blocksBelowALimitArePromisedWhereTheyAre() throws {
+        let volume = try Volume()
+        let free = volume.blocks.freeBlockCount, perGroup = UInt64(volume.superBlock.blocksPerGroup)
+        let limit = 2 * perGroup + 1
+        let low = try volume.blocks.reserve(1500, privileged: true, below: limit)
+        let other = try volume.blocks.reserve(free - 1500, privileged: true)
+        while other.remaining > 0 {
+            let run = try volume.blocks.stage(upTo: 4000, goal: FSBlock(perGroup), from: other)
+            try volume.change { handle throws(Ext4Error) in try volume.blocks.publish(run, in: handle) }
+        }
+        #expect(throws: Ext4Error.posix(ENOSPC)) { try volume.blocks.reserve(1, privileged: true, below: limit) }
+        let first = try volume.blocks.stage(upTo: 700, goal: FSBlock(9 * perGroup), from: low)
+        #expect(first.end!.rawValue <= limit && low.remaining == 1500 - UInt64(first.count))
+        volume.blocks.unstage(first)
+        let rest = low.remaining
+        let more = try volume.blocks.reserve(UInt64(first.count), privileged: true, below: limit)
+        more.absorb(low)
+        #expect(more.remaining == 1500 && low.remaining == 0 && rest + UInt64(first.count) == 1500)
+    }
+
+    /// What has been promised below a limit and was not used is free again, and frees that are pending are waited for.
+    @Test func promisesBelowALimitGoBack() throws {
+        let volume = try Volume()
+        let free = volume.blocks.freeBlockCount, limit = UInt64(volume.superBlock.blocksPerGroup) + 1
+        var count: UInt64 = 1
+        while (try? volume.blocks.reserve(count, privileged: true, below: limit)) != nil { count += 1 }
+        #expect(count > 100 && count < limit)
+        #expect(volume.blocks.freeBlockCount == free && volume.blocks.reservedBlockCount == 0)
+        let run = try volume.take(UInt32(count) - 1)
+        try #require(run.end!.rawValue <= limit)
+        try volume.free(run)
+        let again = try volume.blocks.reserve(count - 1, privileged: true, below: limit)
+        #expect(again.remaining == count - 1 && volume.blocks.pendingFreeCount == 0)
+    }
+
     /// The last blocks are root's, and a reservation that is dropped gives back exactly what it did not use.
     @Test func reservationsKeepTheirPromiseAndTheReserve() throws {
         let volume = try Volume()

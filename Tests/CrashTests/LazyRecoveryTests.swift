@@ -6,7 +6,7 @@ import Testing
 
 /// Lazy choice over our own recovery: every state of a workload, in as many runs as recovery can tell apart.
 @Suite struct LazyRecoveryTests {
-    private static let volumes: [TestVolume] = [.small, .narrow]
+    private static let volumes: [TestVolume] = [.small, .narrow, .checkedIndirect]
 
     /// P2 without sampling: after a power cut at any moment, whatever of the cache was lost, the volume is whole. The
     /// runs stand for all states, and e2fsck agrees about one state of each of them and about another of the same.

@@ -16,6 +16,14 @@ import Testing
         try CrashCampaign(seed: 202, volume: volume, profile: .data(120)).run()
     }
 
+    /// P2 and P3 where indirect blocks come and go on two levels: a file that reaches over 268 KiB has both.
+    @Test(arguments: [303, 304] as [UInt64]) func filesOfIndirectBlocksAreWholeAtEveryMoment(seed: UInt64) throws {
+        var profile = WorkloadProfile.data(120)
+        profile.fileByteCount = 400 << 10
+        profile.weights = profile.weights.map { $0.call == .sparse ? ($0.call, 20) : $0 }
+        try CrashCampaign(seed: seed, volume: .indirect, profile: profile).run()
+    }
+
     /// P2 for directories that become hashed trees: a split is there whole or not at all.
     @Test(arguments: [TestVolume.small, .narrow])
     func aDirectoryThatGrowsIsWholeAtEveryMoment(volume: TestVolume) throws {

@@ -15,7 +15,8 @@ final class DirectoryVolume {
         path = NSTemporaryDirectory() + "jext4-directory-\(UUID().uuidString).img"
         try #require(FileManager.default.createFile(atPath: path, contents: nil))
         try #require(truncate(path, isLarge ? 512 << 20 : 64 << 20) == 0)
-        try Self.run("mke2fs", ["-q", "-F", "-t", "ext4", "-J", isLarge ? "size=128" : "size=16"] + options + [path])
+        let type = options.contains("-t") ? [] : ["-t", "ext4"]
+        try Self.run("mke2fs", ["-q", "-F", "-J", isLarge ? "size=128" : "size=16"] + type + options + [path])
     }
     deinit { unlink(path) }
 

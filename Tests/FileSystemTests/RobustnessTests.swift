@@ -79,34 +79,6 @@ import Testing
         }
     }
 
-    /// A volume upgraded from ext3 still has directories of its time: what cannot be done to them yet is refused before
-    /// anything has changed.
-    @Test func directoriesFromBeforeExtentsCostNoJournal() throws {
-        let volume = try DirectoryVolume(["-O", "^extent,^64bit", "-b", "1024"])
-        try volume.debugfs("mkdir old")
-        try volume.debugfs("feature extent")
-        try volume.mounted { fileSystem in
-            let caller = DirectoryVolume.caller
-            let old = try #require(try fileSystem.lookup(name("old"), in: .root)).inode
-            var refusal: Ext4Error?
-            for index in 0..<100 where refusal == nil {
-                do {
-                    _ = try fileSystem.createFile(
-                        name("a-name-of-some-length-\(index)"), in: old, mode: 0o644, caller: caller)
-                } catch { refusal = error as? Ext4Error }
-            }
-            #expect(refusal == .posix(Errno.notSupported))
-            for index in 0..<100 {
-                let each = try name("a-name-of-some-length-\(index)")
-                if try fileSystem.lookup(each, in: old) != nil { try fileSystem.unlink(each, in: old) }
-            }
-            #expect(throws: Ext4Error.posix(Errno.notSupported)) {
-                try fileSystem.removeDirectory(name("old"), in: .root)
-            }
-            #expect(!fileSystem.isReadOnly)
-        }
-    }
-
     /// fallocate gives blocks without data, and takes data away without the size.
     @Test func preallocatedBlocksReadAsZerosAndGoWithTheFile() throws {
         // The three modes, against what POSIX says of their result; e2fsck judges the extents.

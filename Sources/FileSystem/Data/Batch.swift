@@ -84,7 +84,6 @@ extension FileSystem {
                 return
             }
             try inode.checkChangeable()
-            guard inode.hasExtents else { throw .posix(Errno.notSupported) }
             let batch = Batch(of: inode, owner: owner)
             batches.withLock { $0[number.rawValue] = batch }
             inode.batch = batch

@@ -7,19 +7,7 @@ struct ExtentTree {
     let volume: Volume
     let inode: Inode
 
-    /// What lies at a file block: an extent, or a hole up to the next one.
-    enum Piece: Equatable {
-        case extent(Extent)
-        /// Ends at 2^32 when nothing follows.
-        case hole(Range<UInt64>)
-
-        var range: Range<UInt64> {
-            switch self {
-            case .extent(let extent): UInt64(extent.first.rawValue)..<extent.end
-            case .hole(let range): range
-            }
-        }
-    }
+    typealias Piece = FileMap.Piece
 
     /// One node on the way from the root to a leaf.
     private struct Step {
@@ -58,23 +46,24 @@ struct ExtentTree {
         }
     }
 
-    /// The pieces that touch `range`, in order, cut at neither end.
-    func pieces(_ range: Range<UInt64>) throws(Ext4Error) -> [Piece] {
-        var result: [Piece] = []
-        var next = range.lowerBound
-        while next < range.upperBound, next < 1 << 32 {
-            let piece = try find(FileBlock(UInt32(next)))
-            result.append(piece)
-            next = piece.range.upperBound
+    /// The last extent before file block `end`, cut there; nil when there is none.
+    func last(before end: UInt64) throws(Ext4Error) -> Extent? {
+        var end = end
+        while end > 0 {
+            let path = try path(to: FileBlock(UInt32(end - 1)))
+            let leaf = path[path.count - 1]
+            guard case .leaf(let extents) = leaf.node.entries else { throw damage("inner node at depth 0") }
+            if leaf.index >= 0 {
+                let extent = extents[leaf.index], first = UInt64(extent.first.rawValue)
+                return extent.part(first..<min(extent.end, end))
+            }
+            // The extents of this leaf begin behind its key: what is sought is in an earlier one.
+            guard let step = path.last(where: { $0.index > 0 }), case .inner(let indexes) = step.node.entries else {
+                return nil
+            }
+            end = UInt64(indexes[step.index].first.rawValue)
         }
-        return result
-    }
-
-    /// The last extent of the file; nil when it has none.
-    func last() throws(Ext4Error) -> Extent? {
-        let path = try path(to: FileBlock(.max))
-        guard case .leaf(let extents) = path[path.count - 1].node.entries else { throw damage("inner node at depth 0") }
-        return extents.last
+        return nil
     }
 
     func damage(_ what: String) -> Ext4Error {

@@ -18,6 +18,14 @@ struct FileData {
     /// The largest file that 32-bit block numbers allow.
     static func maximumSize(_ volume: Volume) -> UInt64 { (1 << 32 - 1) * UInt64(volume.blockByteCount) }
 
+    /// The same of one file: an indirect map holds less.
+    static func maximumSize(_ volume: Volume, _ inode: Inode) -> UInt64 {
+        if inode.hasExtents { return maximumSize(volume) }
+        let hasHugeFiles = volume.superBlock.features.readOnlyCompatible.contains(.hugeFile)
+        let geometry = IndirectGeometry(blockByteCount: volume.blockByteCount)
+        return geometry.blockLimit(hasHugeFiles: hasHugeFiles) * UInt64(volume.blockByteCount)
+    }
+
     // MARK: Reading
 
     /// Fills `bytes` from byte `offset` of the file. Answers the count, short at the end of the file.
@@ -65,7 +73,7 @@ struct FileData {
     /// but out of place no more than one transaction can publish, so that this much is there whole or not at all.
     func write(at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> Int {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
-        guard !overflow, end <= Self.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        guard !overflow, end <= Self.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
         let lease = leaseToWrite(offset..<end)
         defer { lease.release() }

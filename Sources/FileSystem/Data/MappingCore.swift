@@ -6,7 +6,7 @@ internal import Journal
 ///
 ///     begin   what lies where; for a write, blocks for the holes, taken from the allocator's in-core map alone
 ///     end     what was promised and not used goes back: `StagedWrite` does so when it is dropped
-///     ioend   the data is on the device (not yet flushed): one handle sets the bitmap bits, inserts the extents as
+///     ioend   the data is on the device (not yet flushed): one handle sets the bitmap bits, maps the blocks as
 ///             written, frees what they replace and moves the size
 ///
 /// So a crash leaks nothing and shows no stale byte: until ioend, nothing on disk names a new block.
@@ -63,7 +63,7 @@ struct MappingCore {
     private func published(_ range: Range<UInt64>) throws(Ext4Error) -> [Mapping] {
         try inode.mapping.withReadLock { () throws(Ext4Error) in
             var result: [Mapping] = []
-            for piece in try pieces(range) {
+            for piece in try FileMap(volume, inode).pieces(range) {
                 let part = piece.range.clamped(to: range)
                 guard case .extent(let extent) = piece else {
                     result.append(Mapping(range: part, target: .hole))
@@ -85,19 +85,6 @@ struct MappingCore {
         throw .corrupt("extent", where: "inode \(inode.number.rawValue) maps the system block \(start.rawValue)")
     }
 
-    private func pieces(_ range: Range<UInt64>) throws(Ext4Error) -> [ExtentTree.Piece] {
-        if inode.hasExtents { return try ExtentTree(volume: volume, inode: inode).pieces(range) }
-        let map = BlockMap(volume: volume, inode: inode)
-        var result: [ExtentTree.Piece] = []
-        var next = range.lowerBound
-        while next < range.upperBound, next < 1 << 32 {
-            let piece = try map.find(FileBlock(UInt32(next)))
-            result.append(piece)
-            next = piece.range.upperBound
-        }
-        return result
-    }
-
     /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
     /// exclusively and keeps it until ioend. `isGrowing`: as far as the write goes past the end of the file, more is
     /// likely to follow.
@@ -105,17 +92,14 @@ struct MappingCore {
         writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
     ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
-        guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         let old = try begin(reading: range)
         let needed = old.filter { $0.target.needsStaging(placement) }.reduce(0) { $0 + UInt64($1.range.count) }
-        let tree = ExtentTree(volume: volume, inode: inode)
-        let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in try tree.depth }
+        let map = FileMap(volume, inode)
+        let cost = try inode.mapping.withReadLock { () throws(Ext4Error) in try map.cost }
         let isOverwrite = needed == 0 && !old.contains { if case .unwritten = $0.target { true } else { false } }
-        let nodes =
-            isOverwrite
-            ? 0 : ExtentTree.nodesNeeded(depth: depth) + (needed + UInt64(old.count)) / Self.extentsPerNewLeaf
-        let space = try volume.blocks.reserve(needed + nodes, privileged: privileged)
-        let write = StagedWrite(volume.blocks, space: space, depth: depth, replacing: old)
+        let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
+        let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
+        let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
         var goal = try goal(before: range.lowerBound, old)
         var rest = old[...]
         while let mapping = rest.first {
@@ -147,8 +131,7 @@ struct MappingCore {
     ) throws(Ext4Error) {
         var next = range.lowerBound
         while next < range.upperBound {
-            // Whatever the blocks become, written or unwritten, one extent holds a run.
-            let count = UInt32(min(range.upperBound - next, UInt64(Extent.maximumUnwritten)))
+            let count = UInt32(min(range.upperBound - next, write.cost.longestMapping(at: next)))
             let run =
                 ahead == 0
                 ? try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
@@ -159,10 +142,6 @@ struct MappingCore {
             goal = run.start + UInt64(run.count)
         }
     }
-
-    /// A split leaf has room for this many extents at the least (1 KiB blocks). A write over many full leaves may split
-    /// each of them, but then it also meets the extents in them: so old pieces count like new blocks.
-    private static let extentsPerNewLeaf: UInt64 = 40
 
     /// Behind the extent before the write; else the group of the inode.
     private func goal(before block: UInt64, _ old: [Mapping]) throws(Ext4Error) -> FSBlock {
@@ -214,8 +193,8 @@ struct MappingCore {
         }
         let extent = Extent(
             first: FileBlock(UInt32(mapping.range.lowerBound)), count: count, start: start, isUnwritten: asUnwritten)
-        let tree = ExtentTree(volume: volume, inode: inode)
-        let replaced = try tree.replace(mapping.range, with: [extent], from: write.space, in: handle)
+        let map = FileMap(volume, inode)
+        let replaced = try map.replace(mapping.range, with: [extent], from: write.space, in: handle)
         if isNew {
             let before = replaced.reduce(0) { $0 + Int64($1.count) }
             for old in replaced { try volume.free(BlockRun(start: old.start, count: old.count), in: handle) }

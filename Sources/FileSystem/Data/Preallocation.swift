@@ -27,12 +27,13 @@ extension FileSystem {
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         let (end, overflow) = offset.addingReportingOverflow(count)
         guard count > 0, !overflow else { throw .posix(Errno.invalid) }
-        guard end <= FileData.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        guard end <= FileData.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             try inode.checkChangeable()
             try inode.requireNoBatch()
-            guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+            // No number of an indirect map says that a block is unwritten.
+            guard inode.hasExtents || mode == [.punchHole, .keepSize] else { throw .posix(Errno.notSupported) }
             let work = Preallocation(volume: volume, inode: inode, isPrivileged: volume.isPrivileged(caller))
             switch mode {
             case [], [.keepSize]: try work.allocate(offset..<end, keepsSize: mode.contains(.keepSize))
@@ -108,32 +109,28 @@ struct Preallocation {
     /// Unmaps and frees whole blocks, from the end of the range, an extent's part in a handle.
     private func free(_ range: Range<UInt64>) throws(Ext4Error) {
         let most = 2 * UInt64(volume.superBlock.blocksPerGroup)
-        let tree = ExtentTree(volume: volume, inode: inode)
-        for piece in try inode.mapping.withReadLock({ () throws(Ext4Error) in try tree.pieces(range) }).reversed() {
+        let map = FileMap(volume, inode)
+        for piece in try inode.mapping.withReadLock({ () throws(Ext4Error) in try map.pieces(range) }).reversed() {
             guard case .extent = piece else { continue }
             let part = piece.range.clamped(to: range)
             var end = part.upperBound
             while end > part.lowerBound {
                 let low = end - part.lowerBound > most ? end - most : part.lowerBound
-                try free(low..<end, tree)
+                try free(low..<end, of: piece, map)
                 end = low
             }
         }
     }
 
-    private func free(_ range: Range<UInt64>, _ tree: ExtentTree) throws(Ext4Error) {
-        let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
-            if case .extent(let extent) = try tree.find(FileBlock(UInt32(range.lowerBound))) {
-                let part = extent.part(range)
-                try volume.blocks.checkFreeable(BlockRun(start: part.start, count: part.count))
-            }
-            return try tree.depth
+    private func free(_ range: Range<UInt64>, of piece: FileMap.Piece, _ map: FileMap) throws(Ext4Error) {
+        let needed = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            try map.checkFreeable(range, of: piece)
+            return try map.cost.toUnmap
         }
-        // A hole in the middle of an extent makes two of it.
-        let space = try volume.blocks.reserve(ExtentTree.nodesNeeded(depth: depth), privileged: true)
-        try volume.withHandle(credits: 8 + ExtentTree.creditsNeeded(depth: depth + 1)) { handle throws(Ext4Error) in
+        let space = try volume.blocks.reserve(needed.blocks, privileged: true)
+        try volume.withHandle(credits: 8 + needed.credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
-                for run in try tree.replace(range, with: [], from: space, in: handle) {
+                for run in try map.replace(range, with: [], from: space, in: handle) {
                     try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
                     try inode.update(in: handle, volume) { record throws(Ext4Error) in
                         record.addBlocks(-Int64(run.count), volume.blockByteCount)

@@ -26,7 +26,7 @@ extension Preallocation {
         defer { lease.release() }
         let blocks = try wholeBlocks(range), size = inode.size
         guard range.lowerBound < size else { throw .posix(Errno.invalid) }
-        guard UInt64(range.count) <= FileData.maximumSize(volume) - min(size, FileData.maximumSize(volume)) else {
+        guard UInt64(range.count) <= FileData.maximumSize(volume, inode) - size else {
             throw .posix(Errno.fileTooBig)
         }
         let shift = ExtentTree.Shift(start: blocks.lowerBound, distance: Int64(blocks.count))
@@ -94,7 +94,7 @@ extension Preallocation {
     private func credits(
         for shift: ExtentTree.Shift, freeing freed: Range<UInt64>, _ tree: ExtentTree, limit: Int
     ) throws(Ext4Error) -> Int {
-        if let last = try tree.last(), last.end > shift.start,
+        if let last = try tree.last(before: 1 << 32), last.end > shift.start,
             Int64(last.end) + shift.distance > Int64(UInt32.max)
         {
             throw .posix(Errno.fileTooBig)

@@ -11,14 +11,14 @@ final class StagedWrite {
     /// What the file was mapped to before.
     private var old: [Mapping]
     let space: BlockReservation
-    private let depth: UInt16
+    let cost: MapCost
     private let allocator: BlockAllocator
     private var published: Set<UInt64> = []
 
-    init(_ allocator: BlockAllocator, space: BlockReservation, depth: UInt16, replacing old: [Mapping]) {
+    init(_ allocator: BlockAllocator, space: BlockReservation, cost: MapCost, replacing old: [Mapping]) {
         self.allocator = allocator
         self.space = space
-        self.depth = depth
+        self.cost = cost
         self.old = old
     }
 
@@ -89,30 +89,29 @@ final class StagedWrite {
         return ends[max(ends.partitioningIndex(where: isTooMuch) - 1, 0)]
     }
 
-    /// An upper bound of the blocks that change: of the tree, and of the groups that lose or get blocks.
+    /// An upper bound of the blocks that change: of the map, and of the groups that lose or get blocks.
     private struct Cost {
         private let write: StagedWrite
         private let layout: VolumeLayout
         private var groups: Set<UInt32> = []
-        private var tree = 0
+        private var map = 0
+        private var last: UInt64?
 
         init(_ write: StagedWrite, _ layout: VolumeLayout) {
             self.write = write
             self.layout = layout
         }
 
-        /// A further leaf may split: itself, a new node, and the bitmap and descriptor of that.
-        private static let furtherLeaf = 4
         private static let perGroup = 2
 
-        var credits: Int { tree + Self.perGroup * groups.count }
+        var credits: Int { map + Self.perGroup * groups.count }
 
         mutating func add(_ mapping: Mapping) {
-            tree += tree == 0 ? ExtentTree.creditsNeeded(depth: write.depth + 1) : Self.furtherLeaf
+            let pieces = mapping.target.isStaged ? write.pieces(in: mapping.range) : []
+            map += write.cost.creditsToWrite(mapping.range, after: last, pieces: pieces.count)
+            last = mapping.range.upperBound - 1
             guard mapping.target.isStaged else { return }
             touch(mapping)
-            let pieces = write.pieces(in: mapping.range)
-            tree += Self.furtherLeaf * max(0, pieces.count - 1)
             for piece in pieces { touch(piece) }
         }
 

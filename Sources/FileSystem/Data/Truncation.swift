@@ -14,13 +14,12 @@ struct Truncation {
     /// Sets the size. Growing makes a hole. Shrinking is one operation after a crash as well: if the blocks do not fit
     /// one handle, the inode is an orphan while they go, and recovery finishes the work.
     func setSize(to size: UInt64, privileged: Bool) throws(Ext4Error) {
-        guard size <= FileData.maximumSize(volume) else { throw .posix(Errno.fileTooBig) }
+        guard size <= FileData.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         let old = inode.size
         let lease = inode.ranges.acquire(min(old, size) / unit * unit..<UInt64.max, exclusive: true)
         defer { lease.release() }
         // Asked again under the range lock: a write in flight may have moved the end.
         guard size < inode.size else { return try grow(to: size) }
-        guard inode.hasExtents else { throw .posix(Errno.notSupported) }
         volume.blocks.giveBackWindow(of: inode.number)
         let tail = try stageTail(size, privileged)
         let first = (size + unit - 1) / unit
@@ -104,11 +103,10 @@ struct Truncation {
     /// How many steps one handle takes, and what they cost. A small journal allows fewer, but always one; half of what
     /// it allows is left to the rest of the operation.
     private func stepsPerHandle() throws(Ext4Error) -> (count: Int, credits: Int) {
-        let depth = try inode.mapping.withReadLock { () throws(Ext4Error) in
-            try ExtentTree(volume: volume, inode: inode).depth
-        }
+        let map = FileMap(volume, inode)
+        let cost = try inode.mapping.withReadLock { () throws(Ext4Error) in try map.cost }
         let revokes = inode.holdsMetadata ? Int(stepLimit) : 0
-        let each = 6 + ExtentTree.creditsNeeded(depth: depth) + revokes
+        let each = 6 + cost.toUnmap.credits + revokes
         let count = max(1, min(Self.mostStepsPerHandle, (volume.journal?.maximumCredits ?? 0) / 2 / each))
         return (count, count * each)
     }
@@ -117,17 +115,14 @@ struct Truncation {
     /// How many steps it takes to free everything from `first` on, counted no further than behind `limit`.
     private func countSteps(from first: UInt64, limit: Int) throws(Ext4Error) -> Int {
         try inode.mapping.withReadLock { () throws(Ext4Error) in
-            let tree = ExtentTree(volume: volume, inode: inode)
+            let map = FileMap(volume, inode)
             var count = 0
-            var next = first
-            while next < 1 << 32, count <= limit {
-                let piece = try tree.find(FileBlock(UInt32(next)))
-                if case .extent(let extent) = piece {
-                    try checkFreeable(extent.part(next..<extent.end))
-                    let blocks = extent.end - next
-                    count += Int((blocks + stepLimit - 1) / stepLimit)
-                }
-                next = piece.range.upperBound
+            var end: UInt64 = 1 << 32
+            while count <= limit, let last = try map.last(before: end), last.range.upperBound > first {
+                let part = last.range.clamped(to: first..<end)
+                try map.checkFreeable(part, of: last)
+                count += Int(steps(in: last, part))
+                end = part.lowerBound
             }
             return count
         }
@@ -137,33 +132,37 @@ struct Truncation {
         inode.holdsMetadata ? min(blocksPerStep, Self.metadataBlocksPerStep) : blocksPerStep
     }
 
+    private func steps(in piece: FileMap.Piece, _ part: Range<UInt64>) -> UInt64 {
+        switch piece {
+        case .extent: (UInt64(part.count) + stepLimit - 1) / stepLimit
+        case .hole: 1
+        }
+    }
+
     /// Frees from the end of the file, down to `first`, as much as one handle may. True when nothing is left.
     private func freeSteps(from first: UInt64, _ count: Int, in handle: borrowing Handle) throws(Ext4Error) -> Bool {
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
-            let tree = ExtentTree(volume: volume, inode: inode)
+            let map = FileMap(volume, inode)
             let space = try volume.blocks.reserve(0, privileged: true)
             for step in 0..<count {
-                guard let last = try tree.last(), last.end > first else { return true }
-                let low = max(UInt64(last.first.rawValue), first, last.end > stepLimit ? last.end - stepLimit : 0)
+                guard let last = try map.last(), last.range.upperBound > first else { return true }
+                let end = last.range.upperBound
+                let low = max(last.range.lowerBound, first, end > stepLimit ? end - stepLimit : 0)
                 do throws(Ext4Error) {
-                    try checkFreeable(last.part(low..<last.end))
+                    try map.checkFreeable(low..<end, of: last)
                 } catch {
                     // Found out in the first step, damage has changed nothing yet; later, the next handle will.
                     if step > 0 { return false }
                     throw error
                 }
-                let removed = try tree.replace(low..<last.end, with: [], from: space, in: handle)
-                guard !removed.isEmpty else {
-                    throw .corrupt("extent tree", where: "inode \(inode.number.rawValue): the last extent is not found")
+                let removed = try map.replace(low..<end, with: [], from: space, in: handle)
+                if case .extent = last, removed.isEmpty {
+                    throw .corrupt("map", where: "inode \(inode.number.rawValue): the last piece is not found")
                 }
                 for run in removed { try release(run, in: handle) }
             }
-            return try tree.last().map { $0.end <= first } ?? true
+            return try map.last().map { $0.range.upperBound <= first } ?? true
         }
-    }
-
-    private func checkFreeable(_ run: Extent) throws(Ext4Error) {
-        try volume.blocks.checkFreeable(BlockRun(start: run.start, count: run.count))
     }
 
     private func release(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {

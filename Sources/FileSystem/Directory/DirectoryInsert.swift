@@ -44,8 +44,6 @@ extension Directory {
             hasLargeDirectories
             ? UInt64(DirectoryIndex.blockLimit) : UInt64(Int32.max) / UInt64(format.blockByteCount)
         guard plan.blockCount == 0 || UInt64(blockCount) + plan.blockCount <= bound else { throw .posix(Errno.noSpace) }
-        // A directory from before extents: it is read and changed in place, and grows only under Linux.
-        guard plan.blockCount == 0 || inode.hasExtents else { throw .posix(Errno.notSupported) }
         return plan
     }
 

@@ -76,9 +76,9 @@ struct FastCommitReplay {
 
     private static func pieces(
         of inode: FastCommitInode, _ range: Range<UInt64>, _ volume: Volume
-    ) throws(Ext4Error) -> [ExtentTree.Piece] {
+    ) throws(Ext4Error) -> [FileMap.Piece] {
         guard let base = inode.base else { return [.hole(range)] }
-        return try ExtentTree(volume: volume, inode: base).pieces(range)
+        return try FileMap(volume, base).pieces(range)
     }
 
     /// The block of a long symlink is metadata, so Linux may not have written it when it logged where it is. What lies
@@ -151,21 +151,18 @@ struct FastCommitReplay {
                 throw .corrupt("fast commit", where: "directory \(inode.number.rawValue) is removed and not empty")
             }
         }
-        guard !base.holdsMappedBlocks else {
-            throw .unsupported(features: ["^extent"], hint: "inode \(inode.number.rawValue) cannot be deleted")
-        }
         guard plan.isReused(inode) else {
             try base.update(in: handle, volume) { record throws(Ext4Error) in record.linkCount = 0 }
             return try fileSystem.orphans.add(base, volume, in: handle)
         }
-        if base.hasExtents { try freeBlocks(of: base, in: handle) }
+        if base.hasMap { try freeBlocks(of: base, in: handle) }
         try fileSystem.free(base, in: handle)
     }
 
     private func freeBlocks(of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
         let none = try volume.blocks.reserve(0, privileged: true)
         let removed = try inode.mapping.withWriteLock { () throws(Ext4Error) in
-            try ExtentTree(volume: volume, inode: inode).replace(0..<1 << 32, with: [], from: none, in: handle)
+            try FileMap(volume, inode).replace(0..<1 << 32, with: [], from: none, in: handle)
         }
         for extent in removed { try volume.free(extent, of: inode, in: handle) }
     }

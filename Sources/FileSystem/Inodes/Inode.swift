@@ -217,15 +217,13 @@ final class Inode: Sendable {
     /// Directory and symlink blocks have been in the journal: each is revoked when it is freed.
     var holdsMetadata: Bool { type != .regular }
 
-    /// Mapped by indirect blocks: freeing those is not written yet. Images with extents have such inodes by upgrade
-    /// from ext3 only.
-    var holdsMappedBlocks: Bool {
-        let (record, type) = (record, type)
-        guard !record.flags.contains(.extents) else { return false }
-        switch type {
-        case .directory: return true
+    /// Whether `i_block` is a map, and neither the numbers of a device nor the target of a symlink.
+    var hasMap: Bool {
+        let record = record
+        if record.flags.contains(.extents) { return true }
+        switch FileType(mode: record.mode) {
+        case .directory, .regular: return true
         case .symlink: return !record.isFastSymlink
-        case .regular: return record.blockCount > 0
         default: return false
         }
     }

@@ -75,7 +75,8 @@ extension FileSystem {
             let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
             let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
             let own = content.blockCount + attributes.blockCount
-            let space = try volume.blocks.reserve(growth.blocks + own, privileged: volume.isPrivileged(caller))
+            let space = try volume.reserve(
+                growth.blocks + own, for: directory, privileged: volume.isPrivileged(caller))
             // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; attributes; both ends.
             let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
@@ -111,7 +112,7 @@ extension FileSystem {
             if FileType(mode: mode) == .directory { record.mode |= 0o2000 }
         }
         switch content {
-        case .empty, .directory: record.makeEmptyExtentRoot()
+        case .empty, .directory: record.makeEmptyMap(volume.superBlock)
         case .nothing: break
         case .device(let major, let minor): record.setDevice(major: major, minor: minor)
         case .symlink(let target):
@@ -119,7 +120,7 @@ extension FileSystem {
             if target.count < InodeRecord.areaByteCount {
                 record.withMutableArea { $0.copy(target, at: 0) }
             } else {
-                record.makeEmptyExtentRoot()
+                record.makeEmptyMap(volume.superBlock)
             }
         }
         if case .directory = content { record.linkCount = 2 } else { record.flags.remove(.directorySync) }

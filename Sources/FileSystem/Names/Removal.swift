@@ -55,7 +55,6 @@ extension FileSystem {
         guard target.isDirectory || !wantsDirectory else { throw .posix(Errno.notDirectory) }
         guard wantsDirectory || !target.isDirectory else { throw .posix(Errno.isDirectory) }
         try target.checkChangeable()
-        if target.holdsMappedBlocks && (links == 1 || target.isDirectory) { throw .posix(Errno.notSupported) }
         guard target.isDirectory else { return }
         guard try Directory(volume: volume, inode: target).isEmpty() else { throw .posix(Errno.notEmpty) }
     }
@@ -91,13 +90,12 @@ extension FileSystem {
             let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
             defer { lease.release() }
             if let batch = inode.batch { drop(batch) }
-            guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }
             guard try volume.inodes.isAllocated(number) else {
                 throw .corrupt("inode bitmap", where: "inode \(number.rawValue) is in use and marked free")
             }
             try ExtendedAttributes(volume: volume, inode: inode).verifyBlock()
             let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
-            guard inode.hasExtents else {
+            guard inode.hasMap else {
                 return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle)
                 }
             }

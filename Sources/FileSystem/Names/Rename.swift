@@ -43,7 +43,7 @@ extension FileSystem {
         _ plan: InsertPlan, into directory: Inode, _ caller: Caller
     ) throws(Ext4Error) -> (BlockReservation, credits: Int) {
         let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
-        let space = try volume.blocks.reserve(growth.blocks, privileged: volume.isPrivileged(caller))
+        let space = try volume.reserve(growth.blocks, for: directory, privileged: volume.isPrivileged(caller))
         return (space, growth.credits + Directory.insertCredits + 2)
     }
 

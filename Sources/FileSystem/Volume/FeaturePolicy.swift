@@ -32,9 +32,6 @@ enum FeaturePolicy {
         names += Features.names(features.incompatible.intersection(readOnly))
         names += Features.names(features.compatible.intersection(.sparseSuper2))
         guard names.isEmpty else { throw .unsupported(features: names, hint: "mount it with -o ro") }
-        guard features.incompatible.contains(.extents) else {
-            throw .unsupported(features: ["^extent"], hint: "files are mapped by indirect blocks; mount it with -o ro")
-        }
         guard features.compatible.contains(.hasJournal) else {
             throw .unsupported(
                 features: ["^has_journal"], hint: "jext4 writes only with a journal; mount it with -o ro")

@@ -40,30 +40,27 @@ extension Volume {
     func appendMetadataBlock(
         to inode: Inode, at place: FileBlock, from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> CachedBlock {
-        let tree = ExtentTree(volume: self, inode: inode)
+        let map = FileMap(self, inode)
         return try inode.mapping.withWriteLock { () throws(Ext4Error) in
             let group = layout.place(of: inode.number)?.group ?? GroupNumber(0)
-            let goal = try tree.last().map { $0.start + UInt64($0.count) } ?? layout.firstBlock(of: group)
+            var goal = layout.firstBlock(of: group)
+            if case .extent(let last) = try map.last() { goal = last.start + UInt64(last.count) }
             let block = try blocks.allocate(goal: goal, from: space, in: handle)
             let extent = Extent(first: place, count: 1, start: block)
-            _ = try tree.replace(
+            _ = try map.replace(
                 UInt64(place.rawValue)..<UInt64(place.rawValue) + 1, with: [extent], from: space, in: handle)
             try inode.update(in: handle, self) { record throws(Ext4Error) in record.addBlocks(1, blockByteCount) }
             return try handle.create(block)
         }
     }
 
-    /// What appending `count` blocks may take besides them for the extent tree, and may change.
+    /// What appending `count` blocks may take besides them for the map, and may change.
     func spaceForAppend(to inode: Inode, blocks count: UInt64) throws(Ext4Error) -> (blocks: UInt64, credits: Int) {
         if count == 0 { return (0, 0) }
-        let depth =
-            inode.hasExtents
-            ? try inode.mapping.withReadLock { () throws(Ext4Error) in try ExtentTree(volume: self, inode: inode).depth
-            } : 0
-        // Each block: itself, its bitmap and descriptor. The tree grows by one path at the most for so few.
-        return (
-            count + ExtentTree.nodesNeeded(depth: depth + 1),
-            3 * Int(count) + ExtentTree.creditsNeeded(depth: depth + 1)
-        )
+        let map = FileMap(self, inode), next = inode.size / UInt64(blockByteCount)
+        let cost = try inode.mapping.withReadLock { () throws(Ext4Error) in try map.cost }
+        let needed = cost.toAppend(next..<next + count)
+        // Each block: itself, its bitmap and descriptor.
+        return (count + needed.blocks, 3 * Int(count) + needed.credits)
     }
 }

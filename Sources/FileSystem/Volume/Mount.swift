@@ -130,7 +130,9 @@ extension FileSystem {
             _ = inodes.markUnlinked(number)
             return try delete(number)
         }
-        guard !inode.holdsMappedBlocks else { throw .posix(Errno.notSupported) }
+        guard inode.hasMap else {
+            throw .corrupt("orphan", where: "inode \(number.rawValue) has a name and nothing to cut")
+        }
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             try Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes).finishCut()
         }

@@ -16,6 +16,7 @@ struct ConcurrentCampaign: Sendable {
     init(volume: TestVolume, _ workload: ConcurrentWorkload) {
         self.volume = volume
         self.workload = workload
+        self.workload.profile = volume.fitting(workload.profile)
         self.workload.options = .deterministic(manual: false)
     }
 

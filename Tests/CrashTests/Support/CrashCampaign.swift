@@ -61,7 +61,7 @@ struct CrashCampaign: Sendable {
         switch workload {
         case .operations(let operations): for operation in operations { try run.perform(operation) }
         case .random(let profile):
-            var generator = WorkloadGenerator(seed: seed, profile: profile)
+            var generator = WorkloadGenerator(seed: seed, profile: volume.fitting(profile))
             for _ in 0..<profile.operationCount { try run.perform(generator.next(run.history.tree)) }
         }
         try run.compare()

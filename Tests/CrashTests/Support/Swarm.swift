@@ -21,6 +21,10 @@ extension TestVolume {
                 ? "metadata_csum" : random.once(in: 2) ? "^metadata_csum,uninit_bg" : "^metadata_csum,^uninit_bg")
         // The seed needs checksums; without it they begin at the UUID.
         if hasChecksums, random.once(in: 2) { features.append("metadata_csum_seed") }
+        // A stream of its own, so that a seed means the same volume as before there were such, but for this. Without
+        // extents there are no numbers of 64 bits.
+        var more = random
+        if more.once(in: 6) { features += ["^extent", "^64bit"] }
         var arguments = ["-O", features.joined(separator: ","), "-I", random.once(in: 4) ? "128" : "256"]
         if random.once(in: 2) { arguments += ["-g", "\(random.once(in: 2) ? 2048 : 4096)"] }
         // Some are so small that the workload fills them: just what mke2fs wants for a journal.

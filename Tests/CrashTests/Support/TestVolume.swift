@@ -30,8 +30,24 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
         "2k-no-checksums", block: 2048, mebibytes: 12, journal: 2, "-O", "^metadata_csum,^metadata_csum_seed,uninit_bg")
     static let narrow = TestVolume("1k-32bit", block: 1024, journal: 1, "-O", "^64bit", "-g", "2048")
     static let oldInodes = TestVolume("1k-inode128", block: 1024, journal: 2, "-I", "128", "-O", "^metadata_csum_seed")
+    /// As ext3 was: files and directories are mapped by indirect blocks.
+    static let indirect = TestVolume(
+        "1k-indirect", block: 1024, journal: 1, "-O",
+        "^extent,^64bit,^metadata_csum,^metadata_csum_seed,^flex_bg,^huge_file,^orphan_file")
+    /// With a log that has checksums: there are fewer ways in which its recovery can go.
+    static let checkedIndirect = TestVolume("1k-indirect-checksums", block: 1024, journal: 1, "-O", "^extent,^64bit")
 
-    static let all = [small, large, orphanList, noChecksums, narrow, oldInodes]
+    static let all = [small, large, orphanList, noChecksums, narrow, oldInodes, indirect]
+
+    /// Files are mapped by indirect blocks.
+    var isIndirect: Bool { arguments.contains { $0.contains("^extent") } }
+
+    /// A profile without the calls that such files refuse.
+    func fitting(_ profile: WorkloadProfile) -> WorkloadProfile {
+        var profile = profile
+        if isIndirect { profile.weights.removeAll { $0.call == .allocate } }
+        return profile
+    }
 
     /// The image. Whatever mke2fs leaves alone is 0xDB, so that a block that shows stale bytes shows itself.
     /// `sequence`: what the next transaction of the journal will be called.

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Volumes whose files are mapped by indirect blocks, as ext3 made them: indirect.py SCRATCH
+
+Real programs work on them; then e2fsck has nothing to say, and the kernel sees the same tree and goes on with it.
+"""
+import errno
+import os
+import random
+import subprocess
+
+import treedigest
+from harness import JEXT4, SEED, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, kernel_mount, \
+    main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
+
+KINDS = {
+    "ext3": ("ext3", []),
+    "ext3, blocks of 1 KiB, a journal of 1 MiB": ("ext3", ["-b", "1024", "-J", "size=1"]),
+    "ext3, blocks of 2 KiB, inodes of 128 bytes": ("ext3", ["-b", "2048", "-I", "128"]),
+    "ext4 without extents": ("ext4", ["-O", "^extent,^64bit"]),
+    "ext4 without extents, blocks of 1 KiB, no checksums": ("ext4", ["-b", "1024", "-O",
+                                                                    "^extent,^64bit,^metadata_csum"]),
+}
+
+
+def needs():
+    return missing_root() or missing_tool("tar", "git", "lsattr")()
+
+
+def paths(scratch):
+    return [os.path.join(scratch, name) for name in ("image", "mnt", "kernel")]
+
+
+def sparse(path, choose, count):
+    """Pieces on all levels of a map, and holes; the triple level begins at 64 MiB with 1 KiB blocks, 4 GiB with 4."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    for _ in range(count):
+        reach = choose.choice([40_000, 300_000, 5_000_000, 100_000_000, 2**33, 2**34 - 2**20])
+        os.pwrite(file, choose.randbytes(choose.randrange(1, 20_000)), choose.randrange(reach))
+    for _ in range(count // 4):
+        os.ftruncate(file, choose.randrange(2**33, 2**34 - 2**20))
+        start = choose.randrange(5_000_000)
+        run("fallocate", "-p", "-o", str(start), "-l", str(choose.randrange(1, 3_000_000)), path)
+    os.close(file)
+
+
+def work(directory, choose):
+    """What tar, git and a database would do to a disk, on one that is not large."""
+    os.makedirs(f"{directory}/tar")
+    source = "/usr/include/linux" if os.path.isdir("/usr/include/linux") else os.path.dirname(__file__)
+    pack = subprocess.Popen(["tar", "-C", source, "-cf", "-", "."], stdout=subprocess.PIPE)
+    unpack = subprocess.run(["tar", "-C", f"{directory}/tar", "-xf", "-"], stdin=pack.stdout, check=False)
+    assert (pack.wait(), unpack.returncode) == (0, 0), "tar failed"
+    git = ["git", "-C", f"{directory}/tar", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "gc.auto=0"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["gc", "-q"], ["fsck", "--strict"]):
+        run(*git, *words)
+    for number in range(pick(1_500, 20_000)):
+        with open(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}", "wb") as file:
+            file.write(b"x" * (number % 7))
+    for number in range(0, pick(1_500, 20_000), 3):
+        os.unlink(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}")
+    os.symlink("t" * 200, f"{directory}/symlink")
+    with open(f"{directory}/large", "wb") as file:
+        for _ in range(24):
+            file.write(choose.randbytes(1 << 20))
+    os.truncate(f"{directory}/large", 20_000_001)
+    with open(f"{directory}/large", "r+b") as file:
+        for _ in range(200):
+            file.seek(choose.randrange(20_000_000))
+            file.write(choose.randbytes(choose.randrange(1, 9_000)))
+    sparse(f"{directory}/sparse", choose, 200)
+
+
+def expect_no_extents(directory, want=False):
+    """lsattr shows an e for each file with extents."""
+    lines = run("lsattr", "-R", directory).splitlines()
+    flags = [line.split()[0] for line in lines if line.startswith("-")]
+    wrong = [word for word in flags if ("e" in word) != want]
+    assert flags and not wrong, f"{len(wrong)} of {len(flags)} files are mapped otherwise"
+
+
+def volume(scratch, kind, options):
+    image, directory, other = paths(scratch)
+    make_image(image, "256M", *options, kind=kind)
+    with mounted(image, directory):
+        os.makedirs(f"{directory}/work")
+        work(f"{directory}/work", random.Random(SEED))
+        seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, other)
+    with kernel_mount(image, other, "rw"):
+        expect_no_extents(f"{other}/work")
+        run("rm", "-r", f"{other}/work/tar")
+        sparse(f"{other}/work/sparse", random.Random(SEED + 1), 60)
+        seen = treedigest.tree(other)
+    expect_clean(image)
+    with mounted(image, directory):
+        lines = treedigest.differences(seen, treedigest.tree(directory))
+        assert not lines, "after the kernel's work a mount (second) sees another tree:\n  " + "\n  ".join(lines)
+        sparse(f"{directory}/work/sparse", random.Random(SEED + 2), 60)
+        run("rm", "-r", f"{directory}/work")
+    expect_clean(image)
+
+
+@check("tar, git and sparse files on volumes without extents, by turns with the kernel", need=needs)
+def volumes(scratch):
+    failed = [name for name, (kind, options) in KINDS.items() if not attempt(name, volume, scratch, kind, options)]
+    assert not failed, ", ".join(failed)
+
+
+@check("old files keep their maps on a volume that got extents, and new ones have extents", need=needs)
+def mixed(scratch):
+    image, directory, other = paths(scratch)
+    make_image(image, "256M", kind="ext3")
+    with kernel_mount(image, other, "rw"):
+        os.makedirs(f"{other}/old")
+        work(f"{other}/old", random.Random(SEED))
+    run("tune2fs", "-O", "extents", image)
+    run("e2fsck", "-fy", image, status=None)
+    with mounted(image, directory):
+        choose = random.Random(SEED + 1)
+        sparse(f"{directory}/old/sparse", choose, 100)
+        os.makedirs(f"{directory}/new")
+        for number in range(20):
+            with open(f"{directory}/new/{number}", "wb") as file:
+                file.write(choose.randbytes(100_000))
+        seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, other)
+    with kernel_mount(image, other):
+        expect_no_extents(f"{other}/old")
+        expect_no_extents(f"{other}/new", want=True)
+    with mounted(image, directory):
+        run("rm", "-r", f"{directory}/old", f"{directory}/new")
+    expect_clean(image)
+
+
+@check("fallocate and sizes answer as the kernel does", need=needs)
+def limits(scratch):
+    image, directory, _ = paths(scratch)
+    make_image(image, "64M", "-b", "1024", kind="ext3")
+    with mounted(image, directory):
+        path = f"{directory}/file"
+        with open(path, "wb") as file:
+            file.write(b"x" * 1_000_000)
+        for words in (["-l", "2000000"], ["-n", "-l", "2000000"], ["-z", "-l", "5000"]):
+            done = subprocess.run(["fallocate", *words, path], capture_output=True, check=False)
+            assert done.returncode != 0 and b"not supported" in done.stderr, f"{words}: {done}"
+        run("fallocate", "-p", "-o", "5000", "-l", "900000", path)
+        with open(path, "rb") as file:
+            assert file.read() == b"x" * 5_000 + bytes(900_000) + b"x" * 95_000, "the hole has another place"
+        limit = (12 + 256 + 256**2 + 256**3) * 1024
+        with open(path, "r+b") as file:
+            file.truncate(limit)
+            expect_errno(errno.EFBIG, os.ftruncate, file.fileno(), limit + 1)
+            os.pwrite(file.fileno(), b"end", limit - 3)
+            expect_errno(errno.EFBIG, os.pwrite, file.fileno(), b"x", limit)
+        assert os.stat(path).st_size == limit
+    expect_clean(image)
+
+
+@check("what was synced before SIGKILL is there, as e2fsck recovers it and as a mount does",
+       need=lambda: needs() or missing_server())
+def recovered(scratch):
+    image, directory, other = paths(scratch)
+    make_image(image, "256M", "-b", "1024", "-J", "size=4", kind="ext3")
+    mount = Mount(image, directory)
+    work(directory, random.Random(SEED))
+    run(JEXT4, "sync", directory)
+    seen = treedigest.tree(directory)
+    mount.kill()
+    copy = image + ".copy"
+    run("cp", "--sparse=always", image, copy)
+    assert "recovering journal" in run("e2fsck", "-fy", copy, status=None)
+    expect_clean(copy)
+    expect_kernel_sees(copy, seen, other)
+    with mounted(image, directory):
+        lines = treedigest.differences(seen, treedigest.tree(directory))
+        assert not lines, "the mount that recovered (second) sees another tree:\n  " + "\n  ".join(lines)
+    expect_clean(image)
+
+
+if __name__ == "__main__":
+    main("SCRATCH")
