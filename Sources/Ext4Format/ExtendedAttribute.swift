@@ -33,6 +33,8 @@ package struct ExtendedAttributeName: Hashable, Sendable {
 
     package static var accessACL: Self { Self(index: .accessACL, suffix: []) }
     package static var defaultACL: Self { Self(index: .defaultACL, suffix: []) }
+    /// "system.data": what an inode with inline_data holds beyond `i_block`.
+    package static var inlineData: Self { Self(index: .system, suffix: Array("data".utf8)) }
 
     package init(index: Index, suffix: [UInt8]) {
         self.index = index

@@ -82,6 +82,7 @@ package final class FileSystem: Sendable {
     package func readLink(_ number: InodeNumber) throws(Ext4Error) -> [UInt8] {
         let inode = try inode(number)
         guard inode.type == .symlink else { throw .posix(Errno.invalid) }
+        if let content = try inlineContent(of: inode) { return content }
         let record = inode.record
         let isFast = record.isFastSymlink
         let limit = isFast ? InodeRecord.areaByteCount : volume.blockByteCount
@@ -127,7 +128,14 @@ package final class FileSystem: Sendable {
     ) throws(Ext4Error) -> Int {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
-        let count = try FileData(volume, inode).read(at: offset, into: &bytes)
+        let count: Int
+        if let content = try inlineContent(of: inode) {
+            let part = content.dropFirst(Int(min(offset, UInt64(content.count)))).prefix(bytes.byteCount)
+            bytes.copy(Array(part), at: 0)
+            count = part.count
+        } else {
+            count = try FileData(volume, inode).read(at: offset, into: &bytes)
+        }
         touchAccessTime(inode)
         return count
     }
@@ -141,6 +149,7 @@ package final class FileSystem: Sendable {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         try inode.checkChangeable(adding: offset >= inode.size)
+        try moveOutInlineData(of: inode)
         return try FileData(volume, inode).write(
             at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
     }
@@ -149,6 +158,10 @@ package final class FileSystem: Sendable {
     package func seek(_ number: InodeNumber, from offset: UInt64, for data: Bool) throws(Ext4Error) -> UInt64 {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(Errno.invalid) }
+        if let content = try inlineContent(of: inode) {
+            guard offset < content.count else { throw .posix(Errno.noSuchDeviceOrAddress) }
+            return data ? offset : UInt64(content.count)
+        }
         return try FileData(volume, inode).seek(from: offset, forData: data)
     }
 

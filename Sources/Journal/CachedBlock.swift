@@ -30,6 +30,17 @@ package final class CachedBlock: Sendable {
         isVerified = Atomic(isReady)
     }
 
+    /// A block that belongs to no place of the device and no transaction, verified: what a reader can take for one.
+    package init(detachedOf byteCount: Int, _ fill: (inout MutableRawSpan) throws(Ext4Error) -> Void) throws(Ext4Error)
+    {
+        number = Self.detachedNumber
+        buffer = AlignedBuffer(byteCount: byteCount)
+        phase = Atomic(Phase.ready)
+        isVerified = Atomic(true)
+        try buffer.withMutableBytes(fill)
+    }
+    package static var detachedNumber: FSBlock { FSBlock(.max) }
+
     package func withBytes<R: ~Copyable>(_ body: (RawSpan) throws(Ext4Error) -> R) throws(Ext4Error) -> R {
         try buffer.withBytes(body)
     }

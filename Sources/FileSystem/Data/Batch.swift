@@ -78,6 +78,7 @@ extension FileSystem {
     /// the file.
     package func startBatch(_ number: InodeNumber, owner: BatchOwner, by caller: Caller) throws(Ext4Error) {
         try requireWritable()
+        try moveOutInlineData(of: try inode(number))
         try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
             if let batch {
                 guard batch.owner.process == owner.process else { throw .posix(Errno.busy) }

@@ -46,6 +46,7 @@ extension FileSystem {
         guard inode.type == .regular, block < FileData.maximumSize(volume) / UInt64(volume.blockByteCount) else {
             throw .posix(Errno.invalid)
         }
+        if inode.isInline { return 0 }
         let unit = UInt64(volume.blockByteCount)
         let lease = inode.ranges.acquire(block * unit..<(block + 1) * unit, exclusive: false)
         defer { lease.release() }

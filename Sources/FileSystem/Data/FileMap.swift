@@ -7,8 +7,14 @@ internal import Journal
 enum FileMap {
     case extents(ExtentTree)
     case indirect(IndirectMap)
+    /// Of an inode with its data inside, which is about to be mapped: it maps nothing.
+    case nothing(Volume, Inode)
 
     init(_ volume: Volume, _ inode: Inode) {
+        if inode.isInline {
+            self = .nothing(volume, inode)
+            return
+        }
         self =
             inode.hasExtents
             ? .extents(ExtentTree(volume: volume, inode: inode)) : .indirect(IndirectMap(volume: volume, inode: inode))
@@ -33,6 +39,7 @@ enum FileMap {
         switch self {
         case .extents(let tree): try tree.find(block)
         case .indirect(let map): try map.find(block)
+        case .nothing: .hole(UInt64(block.rawValue)..<1 << 32)
         }
     }
 
@@ -54,6 +61,7 @@ enum FileMap {
         switch self {
         case .extents(let tree): try tree.last(before: end).map { .extent($0) }
         case .indirect(let map): try map.last(before: end)
+        case .nothing: nil
         }
     }
 
@@ -66,6 +74,7 @@ enum FileMap {
         switch self {
         case .extents(let tree): try tree.replace(range, with: extents, from: space, in: handle)
         case .indirect(let map): try map.replace(range, with: extents, from: space, in: handle)
+        case .nothing: preconditionFailure("inline data moves out before anything is mapped")
         }
     }
 
@@ -75,6 +84,7 @@ enum FileMap {
         switch self {
         case .extents(let tree): (volume, nodes) = (tree.volume, [])
         case .indirect(let map): (volume, nodes) = (map.volume, try map.nodes(to: range.lowerBound))
+        case .nothing(let own, _): (volume, nodes) = (own, [])
         }
         for node in nodes { try volume.blocks.checkFreeable(BlockRun(start: node, count: 1)) }
         guard case .extent(let extent) = piece else { return }
@@ -90,6 +100,9 @@ enum FileMap {
             switch self {
             case .extents(let tree): .extents(depth: try tree.depth)
             case .indirect(let map): .indirect(map.geometry)
+            case .nothing(let volume, let inode):
+                volume.superBlock.features.incompatible.contains(.extents)
+                    ? .extents(depth: 0) : .indirect(IndirectMap(volume: volume, inode: inode).geometry)
             }
         }
     }

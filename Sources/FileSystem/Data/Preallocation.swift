@@ -28,6 +28,7 @@ extension FileSystem {
         let (end, overflow) = offset.addingReportingOverflow(count)
         guard count > 0, !overflow else { throw .posix(Errno.invalid) }
         guard end <= FileData.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
+        try moveOutInlineData(of: inode)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             try inode.checkChangeable()

@@ -51,24 +51,27 @@ struct Directory {
     /// Size in blocks and shape, from the inode alone.
     func shape() throws(Ext4Error) -> (shape: Shape, blockCount: UInt32) {
         let (size, flags) = inode.field { ($0.size, $0.flags) }
-        if flags.contains(.inlineData) {
-            throw .unsupported(features: ["inline_data"], hint: "names inside the inode are not read yet")
-        }
+        let hasIndexes = volume.superBlock.features.compatible.contains(.directoryIndex)
+        if flags.contains(.inlineData), !isOpaque(flags) { return (whenSmall(hasIndexes), 1) }
         let unit = UInt64(format.blockByteCount)
         guard size > 0, size % unit == 0, size / unit <= UInt64(DirectoryIndex.blockLimit) else {
             throw corrupt("\(size) bytes")
         }
         let count = UInt32(size / unit)
         if isOpaque(flags) { return (.linear, count) }
-        let hasIndexes = volume.superBlock.features.compatible.contains(.directoryIndex)
         if flags.contains(.index) {
             if hasIndexes { return (.indexed, count) }
             if format.hasChecksums { throw corrupt("an index on a volume without dir_index") }
         }
-        if hasIndexes, count == 1, let version = DirectoryHash.Version(rawValue: volume.superBlock.defaultHashVersion) {
-            return (.single(version), count)
+        return (count == 1 ? whenSmall(hasIndexes) : .linear, count)
+    }
+
+    /// Of one block that is no index.
+    private func whenSmall(_ hasIndexes: Bool) -> Shape {
+        guard hasIndexes, let version = DirectoryHash.Version(rawValue: volume.superBlock.defaultHashVersion) else {
+            return .linear
         }
-        return (.linear, count)
+        return .single(version)
     }
 
     /// Names that are folded or encrypted before they are hashed: they are found byte by byte, and never changed.
@@ -76,9 +79,10 @@ struct Directory {
         flags.contains(.casefold) || flags.contains(.encrypted)
     }
 
+    /// Asked before a handle is open: names inside of the inode move out of it.
     func requireChangeable() throws(Ext4Error) {
         let flags = inode.field { $0.flags }
-        guard isOpaque(flags) else { return }
+        guard isOpaque(flags) else { return try InlineData(volume: volume, inode: inode).moveOut() }
         let name = flags.contains(.encrypted) ? "encrypt" : "casefold"
         throw .unsupported(features: [name], hint: "such a directory is read-only")
     }
@@ -232,9 +236,9 @@ struct Directory {
         return (block, entry)
     }
 
-    /// Points ".." elsewhere. 1 credit. The caller has read the block with `parent()` before it opened the handle.
+    /// Points ".." elsewhere. 1 credit. Before it opened the handle the caller has asked `requireChangeable` and read
+    /// the block with `parent()`.
     func setParent(_ parent: InodeNumber, in handle: borrowing Handle) throws(Ext4Error) {
-        try requireChangeable()
         let (shape, _) = try shape()
         let (block, entry) = try parentEntry()
         try handle.modify(block) { bytes throws(Ext4Error) in

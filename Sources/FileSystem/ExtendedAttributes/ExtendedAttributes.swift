@@ -33,6 +33,14 @@ struct ExtendedAttributes {
         return try withBlock { entries, bytes, _ throws(Ext4Error) in try value(entries, bytes) } ?? nil
     }
 
+    /// What "system.data" holds: the part of the inode's data that `i_block` has no room for. It lies in the slot.
+    func inlineValue() throws(Ext4Error) -> [UInt8]? {
+        try withArea { entries, bytes throws(Ext4Error) -> [UInt8]? in
+            guard let entry = entries.first(where: { $0.name == .inlineData }) else { return nil }
+            return try Self.value(entry, bytes)
+        }
+    }
+
     /// The full names that callers may see.
     func names() throws(Ext4Error) -> [[UInt8]] {
         let inside = try withArea { entries, _ throws(Ext4Error) in entries.compactMap(\.name.full) }
@@ -144,6 +152,11 @@ extension ExtendedAttributes {
             inside: [], outside: [], areaByteCount: area?.count ?? 0, blockByteCount: volume.attributeBlockByteCount)
         let changes = [(ExtendedAttributeName.accessACL, acl.access), (.defaultACL, acl.defaults)]
         return try plan(changes.filter { $0.1 != nil }, empty, references: 0)
+    }
+
+    /// Takes "system.data" away.
+    func planDroppingInlineValue() throws(Ext4Error) -> AttributePlan {
+        try plan([(.inlineData, nil)], try placement())
     }
 
     private func plan(

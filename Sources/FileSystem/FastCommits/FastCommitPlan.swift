@@ -270,6 +270,9 @@ struct FastCommitPlan {
             guard inode.edits.isEmpty || base.hasExtents else {
                 throw .unsupported(features: ["^extent"], hint: "\(place) is mapped by indirect blocks")
             }
+            guard inode.names.isEmpty || !base.isInline else {
+                throw .unsupported(features: ["inline_data"], hint: "\(place) has its names inside")
+            }
             guard inode.record.map({ $0.attributeBlock == base.record.attributeBlock }) ?? true else {
                 throw Self.corrupt("\(place) changes its attribute block")
             }

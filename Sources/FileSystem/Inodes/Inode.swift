@@ -214,12 +214,16 @@ final class Inode: Sendable {
     var size: UInt64 { batch?.size ?? field { $0.size } }
     var hasExtents: Bool { field { $0.flags.contains(.extents) } }
 
+    /// Its content lies inside of it: see `InlineData`. It never comes to be so again.
+    var isInline: Bool { field { $0.flags.contains(.inlineData) } }
+
     /// Directory and symlink blocks have been in the journal: each is revoked when it is freed.
     var holdsMetadata: Bool { type != .regular }
 
     /// Whether `i_block` is a map, and neither the numbers of a device nor the target of a symlink.
     var hasMap: Bool {
         let record = record
+        if record.flags.contains(.inlineData) { return false }
         if record.flags.contains(.extents) { return true }
         switch FileType(mode: record.mode) {
         case .directory, .regular: return true

@@ -14,6 +14,7 @@ extension FileSystem {
                     throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)
                 }
                 try inode.requireNoBatch()
+                try InlineData(volume: volume, inode: inode).moveOut()
                 let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
                 try truncation.setSize(to: size, privileged: true)
             }

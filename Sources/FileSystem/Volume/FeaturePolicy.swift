@@ -3,7 +3,7 @@ internal import Ext4Format
 /// Which features an image may have, and how it may then be mounted (design, section 11).
 enum FeaturePolicy {
     private static var readable: Features.Incompatible {
-        [.fileType, .needsRecovery, .extents, .is64Bit, .flexibleGroups, .checksumSeed, .largeDirectory]
+        [.fileType, .needsRecovery, .extents, .is64Bit, .flexibleGroups, .checksumSeed, .largeDirectory, .inlineData]
     }
     /// Of the readable ones, those that cannot be written yet.
     private static var readOnly: Features.Incompatible { [.largeDirectory] }

@@ -130,7 +130,7 @@ extension FileSystem {
             _ = inodes.markUnlinked(number)
             return try delete(number)
         }
-        guard inode.hasMap else {
+        guard inode.hasMap || inode.isInline else {
             throw .corrupt("orphan", where: "inode \(number.rawValue) has a name and nothing to cut")
         }
         try inode.lock.withWriteLock { () throws(Ext4Error) in
