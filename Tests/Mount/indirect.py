@@ -10,8 +10,8 @@ import random
 import subprocess
 
 import treedigest
-from harness import JEXT4, SEED, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, kernel_mount, \
-    main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
+from harness import JEXT4, SEED, TOOLS, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, \
+    kernel_mount, main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
 
 KINDS = {
     "ext3": ("ext3", []),
@@ -23,6 +23,7 @@ KINDS = {
 }
 
 KEEP_SIZE, ZERO_RANGE = 1, 16
+FSX = os.path.join(TOOLS, "fsx")
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -115,6 +116,20 @@ def volume(scratch, kind, options):
 def volumes(scratch):
     failed = [name for name, (kind, options) in KINDS.items() if not attempt(name, volume, scratch, kind, options)]
     assert not failed, ", ".join(failed)
+
+
+@check("operations in random order, on files of all levels, give what a model says",
+       need=lambda: needs() or (None if os.access(FSX, os.X_OK) else "make tools"))
+def random_operations(scratch):
+    image, directory, other = paths(scratch)
+    make_image(image, "512M", "-b", "1024", kind="ext3")
+    with mounted(image, directory):
+        for number, limit in enumerate([300_000, 2_000_000, 90_000_000]):
+            run(FSX, "-p", "-m", "-d", "-s", SEED + number, "-n", pick(2_000, 20_000), "-l", limit,
+                f"{directory}/{number}", timeout=900)
+        seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, other)
 
 
 @check("old files keep their maps on a volume that got extents, and new ones have extents", need=needs)
