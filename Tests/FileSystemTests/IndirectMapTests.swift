@@ -241,6 +241,31 @@ import Testing
         }
     }
 
+    /// An indirect block without any number is no damage, and belongs to the file: it goes when the file is cut.
+    @Test func indirectBlocksThatHoldNothingGoWithTheFile() throws {
+        let volume = try volume(.ext3)
+        try volume.mounted { fileSystem in try Self.write(fileSystem, file(fileSystem), at: 300 << 10, 1024) }
+        let listing = try volume.debugfs("stat /f")
+        let leaf = try #require(UInt64(listing.firstMatch(of: /\(IND\):(\d+)/)?.output.1 ?? ""))
+        let data = try #require(listing.firstMatch(of: /\(300\):(\d+)/)?.output.1)
+        try volume.debugfs("freeb \(data)")
+        try volume.debugfs("sif /f blocks 4")
+        let handle = try FileHandle(forWritingTo: URL(fileURLWithPath: volume.path))
+        try handle.seek(toOffset: leaf * 1024)
+        try handle.write(contentsOf: Data(repeating: 0, count: 1024))
+        try handle.close()
+        // What is left to mend are the counts of the group.
+        try DirectoryVolume.run("sh", ["-c", "e2fsck -fy \(volume.path) || true"])
+        try volume.mounted { fileSystem in
+            let file = try file(fileSystem)
+            #expect(try fileSystem.attributes(of: file).sectorCount == 4)
+            var changes = AttributeChanges()
+            changes.size = 10
+            _ = try fileSystem.setAttributes(of: file, changes)
+            #expect(try fileSystem.attributes(of: file).sectorCount == 0)
+        }
+    }
+
     // MARK: Directories and symlinks
 
     /// Directories without extents grow over the first indirect block, are indexed, read by the kernel and removed.

@@ -26,6 +26,7 @@ VOLUMES = {
     "64bit": ["-O", "64bit"],
     "no 64bit": ["-O", "^64bit"],
     "no flex_bg": ["-O", "^flex_bg"],
+    "no extents": ["-O", "^extent,^64bit"],
     "orphan_file": ["-O", "orphan_file"],
     "no dir_index": ["-O", "^dir_index"],
     "no extra_isize, 128 bytes, 1 KiB, no checksums": ["-b", "1024", "-I", "128", "-O", "^extra_isize,^metadata_csum"],

@@ -1,6 +1,7 @@
 // A file under random operations, compared with a model of it in memory after each one that reads.
-// fsx [-s SEED] [-n OPERATIONS] [-l BYTES] [-d] [-m] [-y] FILE
+// fsx [-s SEED] [-n OPERATIONS] [-l BYTES] [-d] [-m] [-p] [-y] FILE
 //   -d  O_DIRECT reads and writes too    -m  shared mappings too    -y  fsync after each change
+//   -p  of fallocate holes only: for files that are mapped by indirect blocks
 // The same seed gives the same operations. On a difference: the offset, what was expected, and the operations that led
 // there, most recent last. Exit 0: no difference; 1: a difference; 2: a call failed.
 #define _GNU_SOURCE
@@ -25,6 +26,7 @@ static unsigned char *model;        // What it should hold; zeros from `size` to
 static unsigned char *buffer;       // SECTOR-aligned, `limit` bytes.
 static char history[HISTORY][LINE];
 static unsigned long step;
+static int holes_only;
 static uint64_t state;
 
 static uint64_t next_random(void) {
@@ -165,7 +167,7 @@ static void do_allocate(void) {
                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
                                 FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
     size_t at, length;
-    int mode = modes[below(6)];
+    int mode = modes[holes_only ? 2 : below(6)];
     choose_range(limit, &at, &length);
     remember("fallocate mode %d %zu +%zu", mode, at, length);
     if (fallocate(file, mode, at, length) != 0) fail_call("fallocate");
@@ -236,13 +238,14 @@ static void verify_all(void) {
 int main(int count, char **words) {
     unsigned long operations = 1000;
     int with_direct = 0, with_maps = 0, sync_each = 0, option;
-    while ((option = getopt(count, words, "s:n:l:dmy")) != -1) {
+    while ((option = getopt(count, words, "s:n:l:dmpy")) != -1) {
         switch (option) {
         case 's': state = strtoull(optarg, NULL, 0); break;
         case 'n': operations = strtoul(optarg, NULL, 0); break;
         case 'l': limit = strtoul(optarg, NULL, 0) / SECTOR * SECTOR; break;
         case 'd': with_direct = 1; break;
         case 'm': with_maps = 1; break;
+        case 'p': holes_only = 1; break;
         case 'y': sync_each = 1; break;
         default: return 2;
         }

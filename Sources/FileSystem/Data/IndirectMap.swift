@@ -26,9 +26,7 @@ struct IndirectMap {
         let target = UInt64(block.rawValue)
         guard target < geometry.end else { return .hole(target..<1 << 32) }
         let (steps, missing) = try way(to: target)
-        if missing > 0 {
-            return .hole(target..<min(endOfPart(target, under: missing), 1 << 32))
-        }
+        if missing > 0 { return .hole(target..<min(endOfPart(target, under: missing), 1 << 32)) }
         guard let step = steps.last else {
             return try inode.record.withArea { area throws(Ext4Error) in
                 try piece(in: area, Int(target)..<Int(IndirectGeometry.directCount), at: target)
@@ -74,6 +72,7 @@ struct IndirectMap {
     /// The last piece before file block `end` that takes blocks: a run, or the hole under an indirect block that holds
     /// no number at all.
     func last(before end: UInt64) throws(Ext4Error) -> Piece? {
+        let end = min(end, geometry.end)
         for top in IndirectGeometry.levels.reversed() where geometry.base(top) < end {
             let number = rootNumber(top)
             guard number != 0 else { continue }
@@ -100,7 +99,7 @@ struct IndirectMap {
                 if let found = try last(under: child, level - 1, from: childBase, before: end) { return found }
             }
         }
-        return try isEmpty(node) ? .hole(base..<base + geometry.span(level)) : nil
+        return try isEmpty(node) ? .hole(base..<min(base + geometry.span(level), geometry.end)) : nil
     }
 
     /// The indirect blocks on the way to `block`, from the inode on, as far as there are any.
