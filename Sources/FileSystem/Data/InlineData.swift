@@ -3,8 +3,8 @@ internal import BlockIO
 internal import Ext4Format
 internal import Journal
 
-/// What a small file, symlink or directory keeps inside of its inode (inline_data): the first 60 bytes in `i_block`, what
-/// is more in the attribute "system.data". A directory begins with the number of its parent in place of the dots.
+/// What a small file, symlink or directory keeps inside of its inode (inline_data): the first 60 bytes in `i_block`,
+/// what is more in the attribute "system.data". A directory begins with the number of its parent in place of the dots.
 ///
 /// It is read where it lies. Before anything of it changes it moves to a block of its own, in one handle, and it never
 /// comes back: Linux and e2fsck take such an inode as any other.

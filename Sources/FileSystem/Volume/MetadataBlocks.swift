@@ -14,7 +14,8 @@ extension Volume {
         return try cache.block(start)
     }
 
-    /// The block behind one block of a directory, or what stands for it where the names lie in the inode. A hole or a block past the end is `.corrupt`.
+    /// The block behind one block of a directory, or what stands for it where the names lie in the inode. A hole or a
+    /// block past the end is `.corrupt`.
     func directoryBlock(_ inode: Inode, _ block: FileBlock) throws(Ext4Error) -> CachedBlock {
         if inode.isInline, block.rawValue == 0,
             let names = try InlineData(volume: self, inode: inode).directoryBlock()
