@@ -27,5 +27,15 @@ package final class BlockReservation: Sendable {
     /// Takes over what is left of another promise of the same allocator.
     package func absorb(_ other: BlockReservation) { putBack(other.claim(upTo: .max)) }
 
+    /// Gives up what is left beyond `count`.
+    package func giveBack(keeping count: UInt64) {
+        let surplus = left.withLock { left in
+            let surplus = left - min(left, count)
+            left -= surplus
+            return surplus
+        }
+        allocator.giveBack(surplus)
+    }
+
     func putBack(_ count: UInt64) { left.withLock { $0 += count } }
 }

@@ -77,6 +77,22 @@ struct MappingCore {
         }
     }
 
+    /// The run that a block belongs to, cut at neither end: an extent, or a hole up to the next one. Past the caller's
+    /// range lock it may have changed.
+    func run(at block: UInt64) throws(Ext4Error) -> Mapping {
+        try inode.mapping.withReadLock { () throws(Ext4Error) in
+            let block = FileBlock(UInt32(block))
+            let piece =
+                inode.hasExtents
+                ? try ExtentTree(volume: volume, inode: inode).find(block)
+                : try BlockMap(volume: volume, inode: inode).find(block)
+            guard case .extent(let extent) = piece else { return Mapping(range: piece.range, target: .hole) }
+            try checkTarget(extent.start, count: UInt64(extent.count))
+            return Mapping(
+                range: piece.range, target: extent.isUnwritten ? .unwritten(extent.start) : .mapped(extent.start))
+        }
+    }
+
     /// No file maps bitmaps, inode tables, descriptors or the log: an image that says so would have them overwritten.
     private func checkTarget(_ start: FSBlock, count: UInt64) throws(Ext4Error) {
         guard inode.number != .journal, volume.blocks.isSystemBlock(BlockRun(start: start, count: UInt32(count))) else {
@@ -115,7 +131,7 @@ struct MappingCore {
             ? 0 : ExtentTree.nodesNeeded(depth: depth) + (needed + UInt64(old.count)) / Self.extentsPerNewLeaf
         let space = try volume.blocks.reserve(needed + nodes, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, depth: depth, replacing: old)
-        var goal = try goal(before: range.lowerBound, old)
+        var goal = try goal(before: range.lowerBound)
         var rest = old[...]
         while let mapping = rest.first {
             // Neighbours that all get new blocks are staged as one, wherever they lay before.
@@ -150,7 +166,7 @@ struct MappingCore {
     private static let extentsPerNewLeaf: UInt64 = 40
 
     /// Behind the extent before the write; else the group of the inode.
-    private func goal(before block: UInt64, _ old: [Mapping]) throws(Ext4Error) -> FSBlock {
+    func goal(before block: UInt64) throws(Ext4Error) -> FSBlock {
         if block > 0, let start = try begin(reading: block - 1..<block).first?.target.start { return start + 1 }
         let group = volume.layout.place(of: inode.number)?.group ?? GroupNumber(0)
         return volume.layout.firstBlock(of: group)
