@@ -21,8 +21,8 @@ static __thread const struct jext4_worker *current_worker;
 void jext4_set_worker(const struct jext4_worker *worker) { current_worker = worker; }
 const struct jext4_worker *jext4_worker(void) { return current_worker; }
 
-/// Bits for the FUSE_INIT answer, which is the first message of a connection. Cleared when they have been added.
-static uint64_t init_flags;
+/// Bits for the FUSE_INIT answer, which is the next message of the thread. Cleared when they have been added.
+static __thread uint64_t init_flags;
 /// fuse_out_header with its request number, and the two words of flags of fuse_init_out, in bytes.
 enum { out_header_size = 16, unique_offset = 8, init_out_size = 64, init_flags_offset = 12, more_flags_offset = 32 };
 /// FUSE_INIT_EXT: there is a second word.

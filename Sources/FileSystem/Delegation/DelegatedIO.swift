@@ -19,6 +19,9 @@ struct DelegatedIO {
     /// Blocks of one answer to writeback, which stages for what is dirty behind as well: so the runs are long.
     private static let writebackLimit: UInt64 = 2048
 
+    /// Blocks that one answer to a write promises: a large write into a nearly full volume does what it can.
+    private static let writeLimit: UInt64 = 4096
+
     /// See `FileSystem.beginDelegated`.
     func begin(_ bytes: Range<UInt64>, for use: DelegatedUse) throws(Ext4Error) -> DelegatedMapping? {
         let blocks = bytes.lowerBound / unit..<(bytes.upperBound + unit - 1) / unit
@@ -99,8 +102,8 @@ struct DelegatedIO {
     private func writeBuffered(_ blocks: Range<UInt64>) throws(Ext4Error) -> DelegatedMapping {
         let first = blocks.lowerBound
         let run = try core.run(at: first)
-        var found = answer(run, from: first, to: blocks.upperBound)
-        let end = min(run.range.upperBound, blocks.upperBound)
+        let end = min(run.range.upperBound, blocks.upperBound, first + Self.writeLimit)
+        var found = answer(run, from: first, to: end)
         switch run.target {
         case .mapped where !isOutOfPlace: return answer(run, from: first)
         case .unwritten: try promise(.converting, first..<end)
@@ -207,7 +210,7 @@ struct DelegatedIO {
             (state.direct.promise(at: first) != nil, state.direct.next(from: first))
         }
         if isTaken { return nil }
-        let end = min(run.range.upperBound, blocks.upperBound, next ?? .max)
+        let end = min(run.range.upperBound, blocks.upperBound, next ?? .max, first + Self.writeLimit)
         let data: UInt64
         switch run.target {
         case .mapped where !isOutOfPlace && !isAtomic: return answer(run, from: first, to: next ?? .max)

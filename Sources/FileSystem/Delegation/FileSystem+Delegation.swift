@@ -106,7 +106,8 @@ extension FileSystem {
         _ number: InodeNumber, _ bytes: Range<UInt64>, written: UInt64, isDirect: Bool
     ) throws(Ext4Error) {
         let inode = try delegatedInode(number)
-        guard written < bytes.count, inode.delegation != nil else { return }
+        let bytes = bytes.clamped(to: 0..<FileData.maximumSize(volume))
+        guard written < bytes.upperBound - bytes.lowerBound, inode.delegation != nil else { return }
         try delegatedIO(inode, by: .root).end(bytes, written: written, isDirect: isDirect)
     }
 

@@ -56,6 +56,14 @@ final class KernelConnection {
     /// What INIT was answered.
     private(set) var agreedFlags: UInt64 = 0
     let script: ScriptedKernel
+    /// Why the session has ended, after `hangUp`.
+    var failure: Ext4Error? { failureOfSession.value }
+    private let failureOfSession = Failure()
+    private final class Failure: Sendable {
+        private let error = Mutex<Ext4Error?>(nil)
+        var value: Ext4Error? { error.withLock { $0 } }
+        func set(_ new: Ext4Error) { error.withLock { $0 = new } }
+    }
     /// Who the next request is from.
     var user: UInt32 = 0
 
@@ -73,12 +81,12 @@ final class KernelConnection {
             MountedVolume(fileSystem), arguments: [], words: words, crewLimit: 4, log: Logger(label: "test"),
             iomap: script)
         try session.attach(theirs)
-        let failure = Mutex<Ext4Error?>(nil)
+        let failure = failureOfSession
         server = Threads.Thread(name: "server") {
             do throws(Ext4Error) {
                 try session.serveFirst()
                 session.serveRest()
-            } catch { failure.withLock { $0 = error } }
+            } catch { failure.set(error) }
             Glibc.close(theirs)
         }
         try greet(minorVersion, offered)
@@ -172,6 +180,22 @@ final class KernelConnection {
     /// `fuse_attr_out`.
     func attributes(_ node: UInt64) throws -> Message { try call(Opcode.getattr, node, Message(count: 16)) }
 
+    /// READDIRPLUS of the root: `fuse_attr.flags` by name.
+    func listRoot() throws -> [String: UInt32] {
+        var body = Message(count: 40)
+        body.put(UInt32(4_096), 16)
+        let answer = try call(Opcode.readdirplus, Self.root, body)
+        var result: [String: UInt32] = [:]
+        var start = 0
+        while start < answer.bytes.count {
+            let count = Int(answer.get(start + 144, as: UInt32.self))
+            let name = answer.bytes[(start + 152)..<(start + 152 + count)]
+            result[String(decoding: name, as: UTF8.self)] = answer.get(start + 124)
+            start += 128 + (24 + count + 7) / 8 * 8
+        }
+        return result
+    }
+
     static func setSize(_ size: UInt64) -> Message {
         var body = Message(count: 88)
         body.put(UInt32(1 << 3), 0)
@@ -192,6 +216,8 @@ final class KernelConnection {
         body.put(mode, 24)
         _ = try call(Opcode.fallocate, node, body)
     }
+
+    func syncAll() throws { _ = try call(Opcode.syncfs, Self.root, Message(count: 8)) }
 
     /// CONFIG, `flags` of what the kernel accepts.
     func configure(flags: UInt64 = 0x3f) throws -> Message {

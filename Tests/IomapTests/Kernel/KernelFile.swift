@@ -25,8 +25,9 @@ final class KernelFile {
     var folioBlockCount: UInt64 = 4
     /// Writes of such bytes of the device fail.
     var isBroken: (Range<UInt64>) -> Bool = { _ in false }
-    /// How many BEGINs were sent, for each use.
-    private(set) var beginCounts: [UInt32: Int] = [:]
+    /// A kernel that says it has written what it will write at the next fsync: there must be none.
+    var liesAboutWrites = false
+    private var lateWrites: [(bytes: [UInt8], place: UInt64)] = []
 
     /// `entry` is what LOOKUP or CREATE answered.
     init(_ entry: Message, _ connection: KernelConnection, _ device: any BlockDevice, unit: Int) {
@@ -42,7 +43,6 @@ final class KernelFile {
     // MARK: Messages
 
     func begin(_ use: Use, _ position: UInt64, _ count: UInt64) throws -> Found {
-        beginCounts[use.rawValue, default: 0] += 1
         var body = Message(count: 32)
         body.put(use.rawValue, 0)
         body.put(inode, 8)
@@ -108,6 +108,10 @@ final class KernelFile {
     /// False: the device said EIO.
     func store(_ bytes: [UInt8], at place: UInt64) throws -> Bool {
         guard !isBroken(place..<place + UInt64(bytes.count)) else { return false }
+        if liesAboutWrites {
+            lateWrites.append((bytes, place))
+            return true
+        }
         try device.write(bytes.span.bytes, at: place, mode: .cached)
         return true
     }
@@ -240,9 +244,11 @@ final class KernelFile {
         }
     }
 
-    func fsync() throws {
+    func fsync(dataOnly: Bool = false) throws {
         try writeBack()
-        try connection.fsync(node)
+        try connection.fsync(node, dataOnly: dataOnly)
+        for (bytes, place) in lateWrites { try device.write(bytes.span.bytes, at: place, mode: .cached) }
+        lateWrites = []
     }
 
     /// As a program finds the file, past the cache.

@@ -62,6 +62,8 @@ final class TestMount {
     let fileSystem: FileSystem
     let connection: KernelConnection
     let unit: Int
+    /// The answer to CONFIG.
+    let configuration: Message
 
     init(_ image: TestImage = .small, outOfPlace: Bool = false) throws {
         let memory = MemoryDevice(try image.make())
@@ -72,7 +74,7 @@ final class TestMount {
         options.outOfPlace = outOfPlace
         fileSystem = try FileSystem.mount(on: memory, options: options)
         connection = try KernelConnection(fileSystem)
-        _ = try connection.configure()
+        configuration = try connection.configure()
     }
 
     /// On a device that has a volume.
@@ -80,7 +82,7 @@ final class TestMount {
         (self.device, self.unit, memory) = (device, unit, nil)
         fileSystem = try FileSystem.mount(on: device, options: options)
         connection = try KernelConnection(fileSystem)
-        _ = try connection.configure()
+        configuration = try connection.configure()
     }
 
     func create(_ name: String = "file") throws -> KernelFile {
