@@ -74,6 +74,10 @@ let package = Package(
         .testTarget(name: "FileSystemTests", dependencies: ["FileSystem"], swiftSettings: tests),
         .testTarget(name: "ServerTests", dependencies: ["BlockIO", "Server"], swiftSettings: tests),
         .testTarget(
+            name: "IomapTests",
+            dependencies: ["BlockIO", "CrashLab", "Ext4Format", "FileSystem", "Journal", "Server", "Threads", log],
+            swiftSettings: tests),
+        .testTarget(
             name: "CrashTests", dependencies: ["CExt2fs", "Checker", "CrashLab", "FileSystem", "Threads"],
             swiftSettings: tests),
     ]

@@ -47,6 +47,16 @@ package final class BlockReservation: Sendable {
         state.withLock { $0.held += held }
     }
 
+    /// Gives up what is left of the promise beyond `count`.
+    package func giveBack(keeping count: UInt64) {
+        let surplus = state.withLock { state in
+            let surplus = state.promised - min(state.promised, count)
+            state.promised -= surplus
+            return surplus
+        }
+        allocator.giveBack(surplus)
+    }
+
     func putBack(_ count: UInt64) { state.withLock { $0.promised += count } }
 
     // MARK: Held blocks

@@ -21,14 +21,25 @@ static __thread const struct jext4_worker *current_worker;
 void jext4_set_worker(const struct jext4_worker *worker) { current_worker = worker; }
 const struct jext4_worker *jext4_worker(void) { return current_worker; }
 
-/// Bits for the FUSE_INIT answer, which is the first message of a connection. Cleared when they have been added.
-static uint64_t init_flags;
+/// Bits for the FUSE_INIT answer, which is the next message of the thread. Cleared when they have been added.
+static __thread uint64_t init_flags;
 /// fuse_out_header with its request number, and the two words of flags of fuse_init_out, in bytes.
 enum { out_header_size = 16, unique_offset = 8, init_out_size = 64, init_flags_offset = 12, more_flags_offset = 32 };
 /// FUSE_INIT_EXT: there is a second word.
 enum { has_more_flags = 1 << 30 };
 
 void jext4_add_init_flags(uint64_t flags) { init_flags = flags >> 32 ? flags | has_more_flags : flags; }
+
+/// Bits for the next answer of the thread, and where they go in it.
+static __thread struct {
+    size_t offset;
+    uint32_t bits;
+} attribute_flags;
+
+void jext4_add_attribute_flags(size_t offset, uint32_t flags) {
+    attribute_flags.offset = offset;
+    attribute_flags.bits = flags;
+}
 
 static void add_bits(char *answer, size_t offset, uint32_t bits) {
     uint32_t flags;
@@ -46,6 +57,9 @@ static ssize_t write_answer(int descriptor, struct iovec *parts, int count, void
         add_bits(parts[1].iov_base, more_flags_offset, (uint32_t)(init_flags >> 32));
         init_flags = 0;
     }
+    if (attribute_flags.bits && count == 2 && parts[1].iov_len >= attribute_flags.offset + sizeof attribute_flags.bits)
+        add_bits(parts[1].iov_base, attribute_flags.offset, attribute_flags.bits);
+    attribute_flags.bits = 0;
     // What answers no request is a notice to the kernel, and those go over the descriptor.
     uint64_t unique;
     memcpy(&unique, (char *)parts[0].iov_base + unique_offset, sizeof unique);
@@ -64,7 +78,10 @@ ssize_t jext4_send_answer(int descriptor, const void *bytes, size_t count) {
 
 static ssize_t read_request(int descriptor, void *bytes, size_t count, void *context) {
     (void)context;
-    return read(own_descriptor(descriptor), bytes, count);
+    ssize_t result = read(own_descriptor(descriptor), bytes, count);
+    // A connection over a socket ends with nothing, /dev/fuse with ENODEV.
+    if (result == 0) errno = ENODEV;
+    return result == 0 ? -1 : result;
 }
 
 int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor) {

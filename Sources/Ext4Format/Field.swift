@@ -10,6 +10,12 @@
     @inlinable package init(_ offset: Int) { self.offset = offset }
 }
 
+/// An integer in the byte order of the machine at a fixed byte offset: what is spoken with the kernel.
+@frozen @usableFromInline package struct Host<Value: FixedWidthInteger & BitwiseCopyable>: Sendable {
+    @usableFromInline package let offset: Int
+    @inlinable package init(_ offset: Int) { self.offset = offset }
+}
+
 // The only raw loads and stores of the project. Both are bounds-checked in every build.
 
 extension RawSpan {
@@ -18,6 +24,9 @@ extension RawSpan {
     }
     @inlinable package subscript<Value>(_ field: BE<Value>) -> Value {
         unsafe Value(bigEndian: unsafeLoadUnaligned(fromByteOffset: field.offset, as: Value.self))
+    }
+    @inlinable package subscript<Value>(_ field: Host<Value>) -> Value {
+        unsafe unsafeLoadUnaligned(fromByteOffset: field.offset, as: Value.self)
     }
     /// Traps when `range` does not lie within the span: check lengths that come from an image first.
     @inlinable package func array(_ range: Range<Int>) -> [UInt8] {
@@ -34,6 +43,10 @@ extension MutableRawSpan {
     @inlinable package subscript<Value>(_ field: BE<Value>) -> Value {
         get { unsafe Value(bigEndian: unsafeLoadUnaligned(fromByteOffset: field.offset, as: Value.self)) }
         set { storeBytes(of: newValue.bigEndian, toByteOffset: field.offset, as: Value.self) }
+    }
+    @inlinable package subscript<Value>(_ field: Host<Value>) -> Value {
+        get { unsafe unsafeLoadUnaligned(fromByteOffset: field.offset, as: Value.self) }
+        set { storeBytes(of: newValue, toByteOffset: field.offset, as: Value.self) }
     }
     /// Copies all of `source` to `offset`. Traps when it does not fit.
     @inlinable package mutating func copy(_ source: RawSpan, at offset: Int) {

@@ -16,6 +16,9 @@ package final class FileSystem: Sendable {
     /// The batches that are open, by inode number.
     let batches = Monitor<[UInt32: Batch]>([:])
 
+    /// What kernels that move data themselves were promised, by inode number.
+    let delegations = Monitor<[UInt32: Delegation]>([:])
+
     init(volume: Volume, inodes: InodeCache, orphans: OrphanTable) {
         self.volume = volume
         self.inodes = inodes
@@ -70,8 +73,9 @@ package final class FileSystem: Sendable {
     /// Gives references back; an inode without a name and without references is deleted.
     package func forget(_ number: InodeNumber, count: UInt64) {
         volume.blocks.giveBackWindow(of: number)
-        guard inodes.release(number, count: count) else { return }
-        deleteOrLeave(number)
+        let isLast = inodes.release(number, count: count)
+        dropDelegation(ofUnreferenced: number)
+        if isLast { deleteOrLeave(number) }
     }
 
     /// Those of the root are there after a shutdown too: without them nobody could find what to unmount.
@@ -216,6 +220,15 @@ package final class FileSystem: Sendable {
 
     /// What the journal has done since the mount; nil on a read-only volume.
     package var journalCounters: JournalCounters? { volume.journal?.counters }
+
+    package var limits: VolumeLimits {
+        // The extra words of an inode hold nanoseconds and two more bits of seconds.
+        let isWide = volume.superBlock.inodeByteCount > 128
+        return VolumeLimits(
+            fileByteCount: FileData.maximumSize(volume), linkCount: UInt32(Self.maximumLinks),
+            timeGranularity: isWide ? 1 : 1_000_000_000,
+            times: Int64(Int32.min)...Int64(Int32.max) + (isWide ? 3 << 32 : 0))
+    }
 
     package func statistics() -> VolumeStatistics {
         let superBlock = volume.superBlock

@@ -99,6 +99,16 @@ package struct VolumeStatistics: Equatable, Sendable {
     package var fsid: UInt64
 }
 
+/// The most that a file of the volume can have.
+package struct VolumeLimits: Sendable {
+    package var fileByteCount: UInt64
+    package var linkCount: UInt32
+    /// Nanoseconds: times are multiples of it.
+    package var timeGranularity: UInt32
+    /// Seconds.
+    package var times: ClosedRange<Int64>
+}
+
 package struct MountOptions: Sendable {
     /// `errors=`: what happens when the image contradicts itself.
     package enum ErrorBehaviour: Sendable {

@@ -11,13 +11,21 @@ internal import Glibc
     let unique: UInt64
     let node: UInt64
     let caller: Caller
-    private let body: UnsafeRawBufferPointer
+    let body: UnsafeRawBufferPointer
 
     enum Operation: UInt32 {
         case setxattr = 21
         case interrupt = 36
         case syncfs = 50
         case statx = 52
+        /// fuse-iomap.
+        case freeze = 4089
+        case thaw = 4090
+        case shutDown = 4091
+        case iomapConfigure = 4092
+        case iomapComplete = 4093
+        case iomapBegin = 4094
+        case iomapEnd = 4095
     }
 
     /// `fuse_in_header`, 40 bytes.
@@ -49,14 +57,15 @@ internal import Glibc
         unsafe request.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self)
     }
 
-    /// The flags of FUSE_INIT (`fuse_init_in`), while that is the request of the calling thread.
-    static var offeredFlags: UInt64 {
-        guard let request = unsafe jext4_worker()?.pointee.request else { return 0 }
-        func word(_ offset: Int) -> UInt64 {
-            UInt64(unsafe request.loadUnaligned(fromByteOffset: Layout.byteCount + offset, as: UInt32.self))
+    /// What FUSE_INIT says (`fuse_init_in`), while that is the request of the calling thread: the version of the
+    /// protocol, and the flags.
+    static var offer: (minorVersion: UInt32, flags: UInt64) {
+        guard let request = unsafe jext4_worker()?.pointee.request else { return (0, 0) }
+        func word(_ offset: Int) -> UInt32 {
+            unsafe request.loadUnaligned(fromByteOffset: Layout.byteCount + offset, as: UInt32.self)
         }
-        let flags = word(12)
-        return flags & Connection.hasMoreFlags == 0 ? flags : flags | word(16) << 32
+        let flags = UInt64(word(12))
+        return (word(4), flags & Connection.hasMoreFlags == 0 ? flags : flags | UInt64(word(16)) << 32)
     }
 
     /// The node that the request of the calling thread is about; nil on a thread that serves none.
@@ -79,6 +88,8 @@ internal import Glibc
             case .statx:
                 let attributes = try session.fileSystem.attributes(of: NodeID.inode(node))
                 send(StatxAnswer(attributes, blockByteCount: session.blockByteCount), descriptor)
+            case .freeze, .thaw, .shutDown, .iomapConfigure, .iomapComplete, .iomapBegin, .iomapEnd:
+                send(try serveIomap(session, descriptor), descriptor)
             }
         } catch {
             session.report(error)
@@ -123,6 +134,16 @@ internal import Glibc
         let code: Int32 = 8
         var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: code, unique: 0)
         _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
+    }
+
+    private func send(_ answer: [UInt8], _ descriptor: CInt) {
+        let headerCount = MemoryLayout<Header>.size
+        unsafe withUnsafeTemporaryAllocation(byteCount: headerCount + answer.count, alignment: 8) { memory in
+            let header = Header(count: UInt32(memory.count), failure: 0, unique: unique)
+            unsafe memory.storeBytes(of: header, as: Header.self)
+            unsafe UnsafeMutableRawBufferPointer(rebasing: memory[headerCount...]).copyBytes(from: answer)
+            _ = unsafe jext4_send_answer(descriptor, memory.baseAddress, memory.count)
+        }
     }
 
     private func send(_ answer: StatxAnswer, _ descriptor: CInt) {

@@ -23,7 +23,8 @@ private func serveRecords(
         return request.fail(EINVAL)
     }
     var page = unsafe DirectoryPage(
-        base: worker.pointee.scratch, room: count, blockByteCount: request.session.blockByteCount)
+        base: worker.pointee.scratch, room: count, blockByteCount: request.session.blockByteCount,
+        request.session.iomap)
     do throws(Ext4Error) {
         try request.fileSystem.readDirectory(
             NodeID.inode(node), after: UInt64(bitPattern: Int64(offset)), withAttributes: withEntries

@@ -8,12 +8,14 @@ internal import Glibc
     private let base: UnsafeMutableRawPointer
     private let room: Int
     private let blockByteCount: Int
+    private let iomap: IomapTransport
     /// The bytes used.
     private(set) var count = 0
 
     /// `base` has `room` bytes and outlives the page.
-    init(base: UnsafeMutableRawPointer, room: Int, blockByteCount: Int) {
+    init(base: UnsafeMutableRawPointer, room: Int, blockByteCount: Int, _ iomap: IomapTransport) {
         unsafe self.base = unsafe base
+        self.iomap = iomap
         self.room = room
         self.blockByteCount = blockByteCount
     }
@@ -48,6 +50,7 @@ internal import Glibc
         static var gid: Int { 112 }
         static var device: Int { 116 }
         static var blockByteCount: Int { 120 }
+        static var flags: Int { 124 }
         static var byteCount: Int { 128 }
     }
 
@@ -101,5 +104,6 @@ internal import Glibc
         let device = DeviceNumber.encode(major: attributes.deviceMajor, minor: attributes.deviceMinor)
         put(device, start + Entry.device)
         put(UInt32(blockByteCount), start + Entry.blockByteCount)
+        put(iomap.flags(of: attributes), start + Entry.flags)
     }
 }

@@ -10,7 +10,9 @@ internal import Glibc
 struct KernelMount {
     /// The open /dev/fuse.
     let descriptor: CInt
-    let isBlock: Bool
+    var isBlock: Bool { device != nil }
+    /// The block device of a fuseblk mount.
+    let device: String?
     /// Why it is not fuseblk.
     let fallback: String?
 
@@ -23,9 +25,9 @@ struct KernelMount {
         do throws(Ext4Error) {
             let outcome = Self.mountBlock(
                 image, isBlockDevice: isBlockDevice, on: directory, words, descriptor, blockByteCount)
-            isBlock = outcome == nil
-            fallback = outcome
-            if outcome == nil { return }
+            device = outcome.device
+            fallback = outcome.failure
+            if outcome.device != nil { return }
             let number = Self.mount(image, on: directory, "fuse", words, descriptor, extra: "")
             guard number == 0 else { throw Self.cannotMount(directory, number) }
         } catch {
@@ -48,29 +50,29 @@ struct KernelMount {
             : .refused("cannot mount on \(directory): \(systemText(number))")
     }
 
-    /// Nil when it is mounted, else the reason why not.
+    /// The device that is mounted, or the reason why none is.
     private static func mountBlock(
         _ image: String, isBlockDevice: Bool, on directory: String, _ words: MountWords, _ descriptor: CInt,
         _ blockByteCount: Int
-    ) -> String? {
+    ) -> (device: String?, failure: String?) {
         // The kernel takes no unit above its page.
         let extra = ",blksize=\(min(blockByteCount, 4096))"
         if isBlockDevice {
             let number = mount(image, on: directory, "fuseblk", words, descriptor, extra: extra)
-            return number == 0 ? nil : systemText(number)
+            return number == 0 ? (image, nil) : (nil, systemText(number))
         }
         let file = unsafe open(image, (words.isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
-        guard file >= 0 else { return systemText(errno) }
+        guard file >= 0 else { return (nil, systemText(errno)) }
         var path = [CChar](repeating: 0, count: 32)
         let loop = unsafe jext4_loop_attach(file, words.offset, words.isReadOnly, image, &path, path.count)
         let cause = errno
         close(file)
-        guard loop >= 0 else { return "no loop device: \(systemText(cause))" }
+        guard loop >= 0 else { return (nil, "no loop device: \(systemText(cause))") }
         // The mount keeps the loop device; without one it frees itself here.
         defer { close(loop) }
         let device = String(decoding: path.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
         let number = mount(device, on: directory, "fuseblk", words, descriptor, extra: extra)
-        return number == 0 ? nil : "\(device): \(systemText(number))"
+        return number == 0 ? (device, nil) : (nil, "\(device): \(systemText(number))")
     }
 
     /// 0 or an errno.

@@ -139,9 +139,11 @@ final class ServedMount: Sendable {
         self.volume = volume
         let isRoot = geteuid() == 0
         if plan.words.rings == .demanded { try Rings.allow() }
+        let iomap = plan.words.demandsIomap ? SystemIomapKernel() : nil
+        if iomap != nil { try Self.checkIomap(isRoot: isRoot, volume) }
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
         session = try Session(
-            volume, arguments: arguments, words: plan.words, crewLimit: Self.crewLimit, log: log)
+            volume, arguments: arguments, words: plan.words, crewLimit: Self.crewLimit, log: log, iomap: iomap)
         if isRoot {
             let mount = try KernelMount(
                 plan.image, isBlockDevice: volume.isBlockDevice, on: plan.directory, words: plan.words,
@@ -150,6 +152,7 @@ final class ServedMount: Sendable {
                 log.notice("\(plan.directory) is a plain fuse mount (\(reason)): sync it with jext4 sync")
             }
             try session.attach(mount.descriptor)
+            if let iomap { try Self.useDevice(of: mount, iomap, at: plan.directory) }
         } else {
             guard unsafe access("/dev/fuse", R_OK | W_OK) == 0 else { throw KernelMount.noDevice(errno) }
             try session.mountAsUser(at: plan.directory)
@@ -171,6 +174,26 @@ final class ServedMount: Sendable {
 
     /// More than the cores: threads wait for the device and for the log, and some of an fsync for a flush.
     private static let crewLimit = 32
+
+    /// What fuse-iomap needs, before there is a mount to take down again.
+    private static func checkIomap(isRoot: Bool, _ volume: MountedVolume) throws(Ext4Error) {
+        guard isRoot else { throw .refused("option 'iomap' is for root") }
+        // This server and the kernel meet in the page cache of the file; that of a device is not the kernel's way.
+        guard !volume.isBlockDevice else {
+            throw .refused("option 'iomap' needs an image file, which a loop device takes")
+        }
+        try SystemIomapKernel.demand()
+    }
+
+    private static func useDevice(
+        of mount: KernelMount, _ iomap: SystemIomapKernel, at directory: String
+    ) throws(Ext4Error) {
+        guard let device = mount.device else {
+            takeOutOfSight(directory)
+            throw .refused("option 'iomap' needs a block device: \(mount.fallback ?? "")")
+        }
+        iomap.use(device)
+    }
 
     /// The kernel reads ahead 128 KiB on a FUSE mount, which is less than one request may carry. Only root may change
     /// it, and only outside of most containers; what it is then only costs speed.

@@ -27,6 +27,8 @@ package struct MountWords: Equatable, Sendable {
     package var keepsDirectoryAccessTimes = true
     package var usesWritebackCache = false
     package var rings = Rings.asOffered
+    /// The kernel is to move file data itself, or else there is no mount.
+    package var demandsIomap = false
 
     /// Whether requests are to come over io_uring.
     package enum Rings: Sendable {
@@ -54,6 +56,10 @@ package struct MountWords: Equatable, Sendable {
         if recordFile != nil && journalPath != nil {
             throw .refused("option 'record' logs one device, and 'journal_dev' names another")
         }
+        if recordFile != nil && demandsIomap {
+            throw .refused("option 'record' logs what this server writes, and with 'iomap' the kernel writes the data")
+        }
+        if rings == .demanded && demandsIomap { throw .refused("options 'io_uring' and 'iomap' are two ways for one") }
         if skipsRecovery && !isReadOnly { throw .refused("option 'norecovery' needs 'ro' beside it") }
     }
 
@@ -102,6 +108,8 @@ package struct MountWords: Equatable, Sendable {
         case "writeback": usesWritebackCache = true
         case "io_uring": rings = .demanded
         case "noio_uring": rings = .never
+        case "iomap": demandsIomap = true
+        case "noiomap": demandsIomap = false
         default: throw .refused("unknown mount option '\(word)'")
         }
     }

@@ -7,12 +7,13 @@ internal import Threads
 /// the end of the server.
 package final class MountedVolume: Sendable {
     package let fileSystem: FileSystem
-    private let claim: ImageClaim
+    /// Nil: nobody else can have the device.
+    private let claim: ImageClaim?
     /// Of the device with the journal, where the volume has it elsewhere.
     private let journalClaim: ImageClaim?
     private let recording: Recording?
 
-    var isBlockDevice: Bool { claim.isBlockDevice }
+    var isBlockDevice: Bool { claim?.isBlockDevice ?? false }
 
     private enum State {
         case open
@@ -28,6 +29,12 @@ package final class MountedVolume: Sendable {
         self.claim = claim
         journalClaim = journal
         self.recording = recording
+    }
+
+    /// On a device of the caller's own.
+    package init(_ fileSystem: FileSystem) {
+        self.fileSystem = fileSystem
+        (claim, journalClaim, recording) = (nil, nil, nil)
     }
 
     /// Runs `body` while the volume stays open. `.refused` once it is being closed. For threads that serve no requests:
@@ -63,7 +70,7 @@ package final class MountedVolume: Sendable {
                 failure = error
             }
             do throws(Ext4Error) { try recording?.finish() } catch { failure = failure ?? error }
-            claim.release()
+            claim?.release()
             journalClaim?.release()
             state.withLock { $0 = .closed(failure) }
             state.notifyAll()

@@ -94,9 +94,11 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
     unsafe connection.pointee.max_background = Connection.backgroundLimit
     unsafe connection.pointee.congestion_threshold = Connection.backgroundLimit * 3 / 4
     unsafe connection.pointee.time_gran = 1
-    session.begin(capable: capable, offered: DirectRequest.offeredFlags)
-    let added = Connection.handlesPrivileges | Connection.extendedSetxattr
-    jext4_add_init_flags(session.usesRings ? added | Connection.hasRings : added)
+    session.begin(capable: capable, DirectRequest.offer)
+    var added = Connection.handlesPrivileges | Connection.extendedSetxattr
+    if session.usesRings { added |= Connection.hasRings }
+    if session.iomap.isAgreed { added |= IomapTransport.flag }
+    jext4_add_init_flags(added)
 }
 
 @c(jext4_serve_destroy)
@@ -105,4 +107,5 @@ func serveDestroy(_ context: UnsafeMutableRawPointer?) {
     let session = unsafe Unmanaged<Session>.fromOpaque(context).takeUnretainedValue()
     session.waitForOthers()
     session.volume.close()
+    session.iomap.close()
 }

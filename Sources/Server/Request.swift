@@ -58,6 +58,10 @@ internal import Glibc
         discard self
     }
 
+    /// Where `fuse_attr.flags`, which libfuse leaves 0, lie in `fuse_entry_out` and in `fuse_attr_out`.
+    private static var flagsInEntry: Int { 124 }
+    private static var flagsInAttributes: Int { 100 }
+
     private static func parameters(_ attributes: Attributes, _ node: fuse_ino_t, _ session: Session) -> fuse_entry_param
     {
         var entry = fuse_entry_param()
@@ -75,6 +79,7 @@ internal import Glibc
             return fail(.corrupt("directory entry", where: "inode 1"))
         }
         var entry = Self.parameters(attributes, node, session)
+        jext4_add_attribute_flags(Self.flagsInEntry, session.iomap.flags(of: attributes))
         if unsafe fuse_reply_entry(raw, &entry) == -ENOENT { fileSystem.forget(attributes.inode, count: 1) }
         discard self
     }
@@ -82,6 +87,7 @@ internal import Glibc
     consuming func answer(created attributes: Attributes, _ file: UnsafeMutablePointer<fuse_file_info>?) {
         guard let node = NodeID.node(attributes.inode) else { return fail(.corrupt("new inode", where: "inode 1")) }
         var entry = Self.parameters(attributes, node, session)
+        jext4_add_attribute_flags(Self.flagsInEntry, session.iomap.flags(of: attributes))
         if unsafe fuse_reply_create(raw, &entry, file) == -ENOENT { fileSystem.forget(attributes.inode, count: 1) }
         discard self
     }
@@ -96,6 +102,7 @@ internal import Glibc
 
     consuming func answer(_ attributes: Attributes) {
         var status = attributes.status(blockByteCount: session.blockByteCount)
+        jext4_add_attribute_flags(Self.flagsInAttributes, session.iomap.flags(of: attributes))
         unsafe fuse_reply_attr(raw, &status, Validity.attributeSeconds)
         discard self
     }

@@ -1,10 +1,10 @@
 internal import CFuse3
 internal import CFuseShims
-internal import Ext4Format
+package import Ext4Format
 internal import FileSystem
 internal import Glibc
 internal import Journal
-internal import Logging
+package import Logging
 internal import Synchronization
 internal import Threads
 
@@ -12,7 +12,7 @@ internal import Threads
 ///
 /// `serveFirst` answers INIT on the calling thread; `serveRest` starts the crew and returns when the connection has
 /// ended and every thread is done.
-@safe final class Session: @unchecked Sendable {
+@safe package final class Session: @unchecked Sendable {
     let volume: MountedVolume
     let fileSystem: FileSystem
     let usesWritebackCache: Bool
@@ -21,6 +21,7 @@ internal import Threads
     private let lastHandle = Atomic<UInt64>(0)
     /// Without them the kernel need not ask for the list of a directory that changed.
     let usesAccessLists: Bool
+    let iomap: IomapTransport
     /// What stat(2) says to transfer in.
     let blockByteCount: Int
     /// Set once, at the end of init, and never null after it.
@@ -33,20 +34,24 @@ internal import Threads
     private let crewLimit: Int
     private let ringChoice: MountWords.Rings
     private let ringsAreOn = Atomic(false)
+    private let isIomapDemanded: Bool
     /// Threads wait for the device and for the log.
     private static let leastPerQueue = 3
 
     /// `arguments` are libfuse's, without a program name. `crewLimit` is the most threads, which are started as
-    /// requests come that find none idle.
-    init(
-        _ volume: MountedVolume, arguments: [String], words: MountWords, crewLimit: Int, log: Logger
+    /// requests come that find none idle. `iomap`: the kernel that is to move file data itself, if any.
+    package init(
+        _ volume: MountedVolume, arguments: [String], words: MountWords, crewLimit: Int, log: Logger,
+        iomap kernel: (any IomapKernel)? = nil
     ) throws(Ext4Error) {
         self.volume = volume
         fileSystem = volume.fileSystem
         usesWritebackCache = words.usesWritebackCache
-        servesBatches = words.writesOutOfPlace && !words.usesWritebackCache
+        iomap = IomapTransport(kernel)
+        servesBatches = words.writesOutOfPlace && !words.usesWritebackCache && kernel == nil
         usesAccessLists = words.usesAccessLists
         ringChoice = words.rings
+        isIomapDemanded = words.demandsIomap
         blockByteCount = volume.fileSystem.statistics().blockByteCount
         self.log = OnceLog(log)
         self.crewLimit = max(1, crewLimit)
@@ -66,7 +71,7 @@ internal import Threads
     static var message: String { unsafe String(cString: jext4_fuse_message()) }
 
     /// Serves the connection that `descriptor` is (an open /dev/fuse that has been mounted).
-    func attach(_ descriptor: CInt) throws(Ext4Error) {
+    package func attach(_ descriptor: CInt) throws(Ext4Error) {
         let result = unsafe jext4_use_worker_descriptors(raw, descriptor)
         guard result == 0 else { throw .refused("libfuse: \(Self.message)") }
     }
@@ -81,11 +86,14 @@ internal import Threads
     }
 
     /// Called while INIT is answered.
-    func begin(capable: UInt32, offered: UInt64) {
+    func begin(capable: UInt32, _ offer: (minorVersion: UInt32, flags: UInt64)) {
         self.capable.store(capable, ordering: .relaxed)
-        self.offered.store(offered, ordering: .relaxed)
-        let areOffered = offered & Connection.hasRings != 0
-        let isWanted = areOffered && ringChoice != .never
+        offered.store(offer.flags, ordering: .relaxed)
+        let descriptor = unsafe fuse_session_fd(raw)
+        let hasIomap = iomap.agree(descriptor, minorVersion: offer.minorVersion, offered: offer.flags)
+        let areOffered = offer.flags & Connection.hasRings != 0
+        // What goes around this server is not worth two ways in.
+        let isWanted = areOffered && ringChoice != .never && !hasIomap
         ringsAreOn.store(isWanted && Rings.queueCount != nil && Rings.arePossible, ordering: .relaxed)
     }
 
@@ -148,7 +156,7 @@ internal import Threads
     // MARK: Serving
 
     /// Answers the first request, INIT, so that the mount works when this returns.
-    func serveFirst() throws(Ext4Error) {
+    package func serveFirst() throws(Ext4Error) {
         guard let raw = unsafe raw else { preconditionFailure("a session without libfuse") }
         let worker = try Worker(.device(unsafe fuse_session_fd(raw)))
         defer { worker.leave() }
@@ -160,12 +168,15 @@ internal import Threads
             if ringChoice == .demanded, !usesRings {
                 throw .refused("option 'io_uring': the kernel does not offer it on this connection")
             }
+            if isIomapDemanded, !iomap.isAgreed {
+                throw .refused("option 'iomap': the kernel does not offer it on this connection")
+            }
             return
         }
     }
 
     /// Serves until the connection ends or `stop` is called.
-    func serveRest() {
+    package func serveRest() {
         let descriptor = unsafe fuse_session_fd(raw)
         if usesRings, let count = Rings.queueCount {
             let limit = max(Self.leastPerQueue, crewLimit / count)

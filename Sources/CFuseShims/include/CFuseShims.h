@@ -28,8 +28,10 @@ const struct jext4_worker *jext4_worker(void);
 /// Makes `session` read and write through the calling thread's descriptor, or through `descriptor` where there is none.
 /// 0, or a negative errno.
 int jext4_use_worker_descriptors(struct fuse_session *session, int descriptor);
-/// Adds `flags` (FUSE_INIT bits that libfuse does not know) to the next FUSE_INIT answer of this process.
+/// Adds `flags` (FUSE_INIT bits that libfuse does not know) to the next FUSE_INIT answer of this thread.
 void jext4_add_init_flags(uint64_t flags);
+/// Adds `flags` at `offset` of what follows the header in the next answer that this thread sends, if it is that long.
+void jext4_add_attribute_flags(size_t offset, uint32_t flags);
 /// Sends a whole answer, from its fuse_out_header on, as libfuse's answers go. Bytes sent, or -1 and errno.
 ssize_t jext4_send_answer(int descriptor, const void *bytes, size_t count);
 

@@ -77,6 +77,18 @@ struct MappingCore {
         }
     }
 
+    /// The run that a block belongs to, cut at neither end: an extent, or a hole up to the next one. Past the caller's
+    /// range lock it may have changed.
+    func run(at block: UInt64) throws(Ext4Error) -> Mapping {
+        try inode.mapping.withReadLock { () throws(Ext4Error) in
+            let piece = try FileMap(volume, inode).find(FileBlock(UInt32(block)))
+            guard case .extent(let extent) = piece else { return Mapping(range: piece.range, target: .hole) }
+            try checkTarget(extent.start, count: UInt64(extent.count))
+            return Mapping(
+                range: piece.range, target: extent.isUnwritten ? .unwritten(extent.start) : .mapped(extent.start))
+        }
+    }
+
     /// No file maps bitmaps, inode tables, descriptors or the log: an image that says so would have them overwritten.
     private func checkTarget(_ start: FSBlock, count: UInt64) throws(Ext4Error) {
         guard inode.number != .journal, volume.blocks.isSystemBlock(BlockRun(start: start, count: UInt32(count))) else {
@@ -100,7 +112,7 @@ struct MappingCore {
         let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
         let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
-        var goal = try goal(before: range.lowerBound, old)
+        var goal = try goal(before: range.lowerBound)
         var rest = old[...]
         while let mapping = rest.first {
             // Neighbours that all get new blocks are staged as one, wherever they lay before.
@@ -144,7 +156,7 @@ struct MappingCore {
     }
 
     /// Behind the extent before the write; else the group of the inode.
-    private func goal(before block: UInt64, _ old: [Mapping]) throws(Ext4Error) -> FSBlock {
+    func goal(before block: UInt64) throws(Ext4Error) -> FSBlock {
         if block > 0, let start = try begin(reading: block - 1..<block).first?.target.start { return start + 1 }
         let group = volume.layout.place(of: inode.number)?.group ?? GroupNumber(0)
         return volume.layout.firstBlock(of: group)

@@ -77,6 +77,7 @@ struct Preallocation {
         } else {
             try zero(range.lowerBound..<first * unit)
             try zero(last * unit..<range.upperBound)
+            inode.delegation?.drop(first..<last)
             try free(first..<last)
         }
         if thenAllocate { try fill(range, keepsSize: keepsSize) } else { try touch() }

@@ -18,6 +18,8 @@ struct Truncation {
         let old = inode.size
         let lease = inode.ranges.acquire(min(old, size) / unit * unit..<UInt64.max, exclusive: true)
         defer { lease.release() }
+        // A kernel that writes itself has dropped its pages by now, and waited for what was on its way.
+        inode.delegation?.drop((size + unit - 1) / unit..<UInt64.max)
         // Asked again under the range lock: a write in flight may have moved the end.
         guard size < inode.size else { return try grow(to: size) }
         volume.blocks.giveBackWindow(of: inode.number)

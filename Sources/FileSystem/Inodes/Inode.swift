@@ -28,6 +28,7 @@ final class Inode: Sendable {
         var isDeleted = false
         var batch: Batch?
         var outOfPlaceChoice: OutOfPlaceChoice?
+        weak var delegation: Delegation?
     }
 
     /// Reads the inode from its table. `.corrupt` on a bad checksum or number; free inodes decode as well.
@@ -200,6 +201,12 @@ final class Inode: Sendable {
     var batch: Batch? {
         get { state.withLock { $0.batch } }
         set { state.withLock { $0.batch = newValue } }
+    }
+
+    /// What a kernel that moves the data itself was promised; nil when it was nothing so far. The volume owns it.
+    var delegation: Delegation? {
+        get { state.withLock { $0.delegation } }
+        set { state.withLock { $0.delegation = newValue } }
     }
 
     /// What its attribute says; nil until somebody has read it. Changed with the inode lock held.

@@ -63,6 +63,10 @@ final class InodeCache: Sendable {
         }
     }
 
+    func isReferenced(_ number: InodeNumber) -> Bool {
+        shard(number).shard.withLock { $0.references[number.rawValue] != nil }
+    }
+
     /// The last name is gone. True when nobody refers to the inode either: it is to be deleted now.
     func markUnlinked(_ number: InodeNumber) -> Bool {
         shard(number).shard.withLock { shard in

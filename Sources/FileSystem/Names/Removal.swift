@@ -90,6 +90,7 @@ extension FileSystem {
             let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
             defer { lease.release() }
             if let batch = inode.batch { drop(batch) }
+            inode.delegation?.drop(0..<UInt64.max)
             guard try volume.inodes.isAllocated(number) else {
                 throw .corrupt("inode bitmap", where: "inode \(number.rawValue) is in use and marked free")
             }

@@ -149,6 +149,7 @@ extension FileSystem {
             throw .aborted
         }
         abortAllBatches()
+        dropAllDelegations()
         for number in inodes.unlinked { deleteOrLeave(number) }
         let hasOrphans = orphans.hasSlotsInUse
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)
