@@ -50,7 +50,7 @@ GOALS = {
     "unlink": ">=0.8 empty, >=5 fuse2fs", "mkdir": ">=0.8 empty, >=5 fuse2fs", "readdir": "",
     "stream direct": ">=0.95 kernel", "stream buffered": ">=1.1 kernel or 1.0 empty",
     "random direct": ">=0.9 kernel", "random buffered": ">=0.9 kernel", "fsync": ">=1.0 kernel",
-    "fchmod and fsync": "", "runs": ">=0.83 kernel", "overwrite": ">=0.83 jext4, >=1.8 data=journal",
+    "fchmod and fsync": "", "runs of": ">=0.83 kernel", "overwrite": ">=0.83 jext4, >=1.8 data=journal",
 }
 
 
@@ -211,6 +211,10 @@ def overwrites(contender, figures):
     job = fio(contender, "--rw=read", "--bs=1M", "--direct=1")
     figures.add("stream read after random overwrites", contender.name, STREAM_MIB / (job["job_runtime"] / 1000),
                 "MiB/s")
+    contender.unmount()
+    figures.add("runs after random overwrites", contender.name, 1 / fragments.count_runs(contender.image, ["/fio"]),
+                "runs")
+    contender.mount()
     yield
 
 
