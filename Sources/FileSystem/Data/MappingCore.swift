@@ -98,7 +98,7 @@ struct MappingCore {
     }
 
     /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
-    /// exclusively and keeps it until ioend. `isGrowing`: as far as the write goes past the end of the file, more is
+    /// exclusively and keeps it until ioend. `isGrowing`: data, and where they go past the end of the file more is
     /// likely to follow.
     func begin(
         writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
@@ -112,7 +112,8 @@ struct MappingCore {
         let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
         let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
-        var goal = try goal(before: range.lowerBound)
+        let before = try start(before: range.lowerBound)
+        var goal = goal(behind: before)
         var rest = old[...]
         while let mapping = rest.first {
             // Neighbours that all get new blocks are staged as one, wherever they lay before.
@@ -124,31 +125,34 @@ struct MappingCore {
                 continue
             }
             let staged = mapping.range.lowerBound..<last.range.upperBound
-            try stage(staged, ahead: isGrowing ? blocksAhead(of: staged) : 0, into: write, &goal)
+            let ahead = isGrowing ? blocksAhead(of: staged, goesOn: before != nil) : nil
+            try stage(staged, ahead: ahead, into: write, &goal)
         }
         return write
     }
 
     /// How many blocks to keep for what follows a write: as many as the file has, when it goes on at its end. The first
     /// write of a file is often the only one.
-    private func blocksAhead(of range: Range<UInt64>) -> UInt32 {
+    private func blocksAhead(of range: Range<UInt64>, goesOn: Bool) -> UInt32 {
         let unit = UInt64(volume.blockByteCount)
-        guard range.lowerBound > 0, range.upperBound > (inode.size + unit - 1) / unit else { return 0 }
+        guard goesOn, range.upperBound > (inode.size + unit - 1) / unit else { return 0 }
         return UInt32(min(max(range.upperBound, Self.leastAhead / unit), Self.mostAhead / unit))
     }
     private static let leastAhead: UInt64 = 64 << 10, mostAhead: UInt64 = 64 << 20
 
     private func stage(
-        _ range: Range<UInt64>, ahead: UInt32, into write: StagedWrite, _ goal: inout FSBlock
+        _ range: Range<UInt64>, ahead: UInt32?, into write: StagedWrite, _ goal: inout FSBlock
     ) throws(Ext4Error) {
         var next = range.lowerBound
         while next < range.upperBound {
             let count = UInt32(min(range.upperBound - next, write.cost.longestMapping(at: next)))
-            let run =
-                ahead == 0
-                ? try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
-                : try volume.blocks.stage(
+            let run: BlockRun
+            if let ahead {
+                run = try volume.blocks.stage(
                     upTo: count, ahead: ahead, for: inode.number, at: next, goal: goal, from: write.space)
+            } else {
+                run = try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
+            }
             write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
             next += UInt64(run.count)
             goal = run.start + UInt64(run.count)
@@ -156,8 +160,15 @@ struct MappingCore {
     }
 
     /// Behind the extent before the write; else the group of the inode.
-    func goal(before block: UInt64) throws(Ext4Error) -> FSBlock {
-        if block > 0, let start = try begin(reading: block - 1..<block).first?.target.start { return start + 1 }
+    func goal(before block: UInt64) throws(Ext4Error) -> FSBlock { goal(behind: try start(before: block)) }
+
+    /// Where the block before a block of the file lies; nil when it has no place.
+    private func start(before block: UInt64) throws(Ext4Error) -> FSBlock? {
+        block == 0 ? nil : try begin(reading: block - 1..<block).first?.target.start
+    }
+
+    private func goal(behind before: FSBlock?) -> FSBlock {
+        if let before { return before + 1 }
         let group = volume.layout.place(of: inode.number)?.group ?? GroupNumber(0)
         return volume.layout.firstBlock(of: group)
     }
