@@ -104,6 +104,26 @@ import Testing
         try mount.finish()
     }
 
+    /// An append that was written in place and never reported leaves bytes behind the end. A crash after a later write
+    /// must not show them, though the kernel has not written its zeros yet.
+    @Test func whatACrashLeftBehindTheEndIsNotShown() throws {
+        let mount = try TestMount(threadCount: 1)
+        let before = try mount.create()
+        let bytes = TestMount.pattern(24, 100), new = TestMount.pattern(25, 1_024)
+        try before.write(bytes, at: 0)
+        try before.fsync()
+        let place = try before.begin(.report, 0, 1).map.address
+        #expect(try before.store([UInt8](repeating: 0xEE, count: 512), at: place + 512))
+        mount.connection.forget(before.node)
+        let file = try mount.open()
+        try file.write(new, at: 5_120)
+        let last = try #require(try file.submit().last)
+        #expect(last.position == 5_120)
+        try file.report(last)
+        #expect(try Self.published(mount, file) == bytes + Self.zeros(5_020) + new)
+        try mount.finish()
+    }
+
     // MARK: Out of place
 
     /// The old bytes stay until the new ones are reported, by an address in bytes or in sectors.
@@ -300,7 +320,7 @@ import Testing
 
     /// What a write did not come to is free for others, but not what another write of the same blocks was promised.
     @Test func whatIsNotUsedGoesBack() throws {
-        let mount = try TestMount()
+        let mount = try TestMount(threadCount: 1)
         let file = try mount.create(), other = try mount.create("other")
         // More than half of the volume, and what one BEGIN gives.
         let most: UInt64 = 4_000 << 10
