@@ -50,6 +50,22 @@ import Testing
         try mount.finish()
     }
 
+    /// Zeros over what only the page cache has, dirty or on its way, go to the page cache: a hole would not be zeroed.
+    @Test func zerosReachWhatThePageCacheHas() throws {
+        let mount = try TestMount()
+        let file = try mount.create()
+        try file.truncate(to: 65_536)
+        try file.write(TestMount.pattern(26, 4_096), at: 8_192)
+        let before = try file.begin(.zero, 0, 65_536).map
+        #expect(before.type == Mapping.hole && before.end == 8_192)
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.delayed)
+        let submissions = try file.submit()
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.delayed)
+        for submission in submissions { try file.report(submission) }
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.mapped)
+        try mount.finish()
+    }
+
     /// P3: an unwritten block that was given out reads as zeros until it is said to be written, and so do its
     /// neighbours for ever.
     @Test func onlyWhatWasWrittenIsConverted() throws {
@@ -117,7 +133,7 @@ import Testing
         mount.connection.forget(before.node)
         let file = try mount.open()
         try file.write(new, at: 5_120)
-        let last = try #require(try file.submit().last)
+        let last = try #require(try file.submit(5_120..<6_144).first)
         #expect(last.position == 5_120)
         try file.report(last)
         #expect(try Self.published(mount, file) == bytes + Self.zeros(5_020) + new)
