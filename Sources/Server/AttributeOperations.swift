@@ -61,6 +61,11 @@ func serveSetattr(
         let fileSystem = request.fileSystem
         let changes = try changes(status, mask, of: inode, fileSystem)
         let attributes = try fileSystem.setAttributes(of: inode, changes)
+        if let size = changes.size {
+            // The last block has been written anew, elsewhere.
+            let unit = UInt64(fileSystem.blockByteCount)
+            request.session.iomap.forget(inode, from: size / unit * unit)
+        }
         request.answer(attributes)
     } catch {
         request.fail(error)
@@ -100,7 +105,9 @@ func serveListxattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ room: Int) {
 func serveRemovexattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ name: UnsafePointer<CChar>?) {
     let request = unsafe Request(raw)
     do throws(Ext4Error) {
-        try request.fileSystem.removeExtendedAttribute(unsafe cStringBytes(name), of: NodeID.inode(node))
+        let name = unsafe cStringBytes(name), inode = NodeID.inode(node)
+        try request.fileSystem.removeExtendedAttribute(name, of: inode)
+        if name == FileSystem.outOfPlaceAttribute { request.session.iomap.forget(inode) }
         request.succeed()
     } catch {
         request.fail(error)

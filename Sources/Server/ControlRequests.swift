@@ -132,6 +132,7 @@ extension Request {
             try fileSystem.setExtendedAttribute(
                 FileSystem.outOfPlaceAttribute, of: inode, to: [UInt8(ascii: "0") + UInt8(choice)], create: false,
                 replace: false, by: caller)
+            session.iomap.forget(inode)
             answerControl()
         } catch {
             fail(error)

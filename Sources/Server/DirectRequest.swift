@@ -110,9 +110,11 @@ internal import Glibc
             rest.count - end - 1 >= Int(word(0))
         else { throw .posix(EINVAL) }
         let value = unsafe [UInt8](rest[(end + 1)...].prefix(Int(word(0))))
+        let name = unsafe [UInt8](rest[..<end]), inode = NodeID.inode(node)
         try session.fileSystem.setExtendedAttribute(
-            unsafe [UInt8](rest[..<end]), of: NodeID.inode(node), to: value, create: flags & create != 0,
-            replace: flags & replace != 0, clearingSetGroupID: extra & clearsSetGroupID != 0, by: caller)
+            name, of: inode, to: value, create: flags & create != 0, replace: flags & replace != 0,
+            clearingSetGroupID: extra & clearsSetGroupID != 0, by: caller)
+        if name == FileSystem.outOfPlaceAttribute { session.iomap.forget(inode) }
     }
 
     /// `fuse_out_header`: length of the whole answer, negative errno, and the request's number.
@@ -130,10 +132,13 @@ internal import Glibc
 
     /// FUSE_NOTIFY_INC_EPOCH: every name that the kernel remembers is to be looked up again. Kernels before 6.16 do not
     /// know it.
-    static func sendNewEpoch(to descriptor: CInt) {
-        let code: Int32 = 8
-        var header = Header(count: UInt32(MemoryLayout<Header>.size), failure: code, unique: 0)
-        _ = unsafe write(descriptor, &header, MemoryLayout<Header>.size)
+    static func sendNewEpoch(to descriptor: CInt) { send(notice: 8, [], to: descriptor) }
+
+    /// Tells the kernel something that answers no request.
+    static func send(notice code: Int32, _ body: [UInt8], to descriptor: CInt) {
+        let header = Header(count: UInt32(MemoryLayout<Header>.size + body.count), failure: code, unique: 0)
+        let message = unsafe withUnsafeBytes(of: header) { unsafe [UInt8]($0) } + body
+        _ = unsafe write(descriptor, message, message.count)
     }
 
     private func send(_ answer: [UInt8], _ descriptor: CInt) {

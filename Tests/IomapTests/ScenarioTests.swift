@@ -50,6 +50,22 @@ import Testing
         try mount.finish()
     }
 
+    /// Zeros over what only the page cache has, dirty or on its way, go to the page cache: a hole would not be zeroed.
+    @Test func zerosReachWhatThePageCacheHas() throws {
+        let mount = try TestMount()
+        let file = try mount.create()
+        try file.truncate(to: 65_536)
+        try file.write(TestMount.pattern(26, 4_096), at: 8_192)
+        let before = try file.begin(.zero, 0, 65_536).map
+        #expect(before.type == Mapping.hole && before.end == 8_192)
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.delayed)
+        let submissions = try file.submit()
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.delayed)
+        for submission in submissions { try file.report(submission) }
+        #expect(try file.begin(.zero, 8_192, 65_536).map.type == Mapping.mapped)
+        try mount.finish()
+    }
+
     /// P3: an unwritten block that was given out reads as zeros until it is said to be written, and so do its
     /// neighbours for ever.
     @Test func onlyWhatWasWrittenIsConverted() throws {
@@ -101,6 +117,26 @@ import Testing
         for submission in submissions { try file.report(submission) }
         #expect(try mount.fileSystem.attributes(of: Self.number(file)).size == 2_500)
         #expect(file.diskSize == 2_500)
+        try mount.finish()
+    }
+
+    /// An append that was written in place and never reported leaves bytes behind the end. A crash after a later write
+    /// must not show them, though the kernel has not written its zeros yet.
+    @Test func whatACrashLeftBehindTheEndIsNotShown() throws {
+        let mount = try TestMount(threadCount: 1)
+        let before = try mount.create()
+        let bytes = TestMount.pattern(24, 100), new = TestMount.pattern(25, 1_024)
+        try before.write(bytes, at: 0)
+        try before.fsync()
+        let place = try before.begin(.report, 0, 1).map.address
+        #expect(try before.store([UInt8](repeating: 0xEE, count: 512), at: place + 512))
+        mount.connection.forget(before.node)
+        let file = try mount.open()
+        try file.write(new, at: 5_120)
+        let last = try #require(try file.submit(5_120..<6_144).first)
+        #expect(last.position == 5_120)
+        try file.report(last)
+        #expect(try Self.published(mount, file) == bytes + Self.zeros(5_020) + new)
         try mount.finish()
     }
 
@@ -300,7 +336,7 @@ import Testing
 
     /// What a write did not come to is free for others, but not what another write of the same blocks was promised.
     @Test func whatIsNotUsedGoesBack() throws {
-        let mount = try TestMount()
+        let mount = try TestMount(threadCount: 1)
         let file = try mount.create(), other = try mount.create("other")
         // More than half of the volume, and what one BEGIN gives.
         let most: UInt64 = 4_000 << 10

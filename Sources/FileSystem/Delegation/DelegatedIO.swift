@@ -16,33 +16,46 @@ struct DelegatedIO {
 
     private typealias Mapping = MappingCore.Mapping
 
-    /// Blocks of one answer to writeback, which stages for what is dirty behind as well: so the runs are long.
-    private static let writebackLimit: UInt64 = 2048
-
-    /// Blocks that one answer to a write promises: a large write into a nearly full volume does what it can.
-    private static let writeLimit: UInt64 = 4096
+    /// Blocks that are looked at together: writeback stages for what is dirty behind as well, so that runs are long;
+    /// a large write into a nearly full volume takes what there is.
+    private static let windowBlockCount: UInt64 = 4096
+    /// What is shorter is not worth being remembered.
+    private static let leastRemembered: UInt64 = 16
 
     /// See `FileSystem.beginDelegated`.
-    func begin(_ bytes: Range<UInt64>, for use: DelegatedUse) throws(Ext4Error) -> DelegatedMapping? {
+    func begin(
+        _ bytes: Range<UInt64>, for use: DelegatedUse, _ remember: (DelegatedRun) -> Void
+    ) throws(Ext4Error) -> DelegatedMapping? {
         let blocks = bytes.lowerBound / unit..<(bytes.upperBound + unit - 1) / unit
-        if use == .read || use == .report {
-            let lease = lease(blocks, exclusive: false)
-            defer { lease.release() }
-            if use == .report { return try report(blocks) }
-            return answer(try core.run(at: blocks.lowerBound), from: blocks.lowerBound)
-        }
-        try clearTailOnce()
-        let limit = use == .writeback ? blocks.lowerBound + Self.writebackLimit : 0
-        let ahead = blocks.lowerBound..<max(blocks.upperBound, limit)
-        let lease = lease(ahead, exclusive: true)
+        let window = blocks.lowerBound..<max(blocks.upperBound, blocks.lowerBound + Self.windowBlockCount)
+        let isLook = use == .read || use == .report
+        if !isLook { try clearTailOnce() }
+        let lease = lease(window, exclusive: !isLook)
         defer { lease.release() }
         guard !inode.isDeleted else { throw .posix(Errno.stale) }
         switch use {
-        case .writeback: return try writeBack(blocks, limit: ahead.upperBound)
-        case .directWrite(let isAtomic): return try writeDirect(bytes, blocks, isAtomic: isAtomic)
+        case .report: return try report(blocks)
+        case .writeback: return try writeBack(blocks)
         case .zero: return try zero(blocks)
-        case .bufferedWrite, .read, .report: return try writeBuffered(blocks)
+        case .directWrite(isAtomic: true): return try writeDirect(bytes, blocks, isAtomic: true)
+        case .directWrite(isAtomic: false):
+            let found = try writeDirect(bytes, blocks, isAtomic: false)
+            if let found { tell(found, window, remember) }
+            return found
+        case .read, .bufferedWrite:
+            let first = blocks.lowerBound
+            let found = use == .read ? answer(try core.run(at: first), from: first) : try writeBuffered(blocks)
+            tell(found, window, remember)
+            return found
         }
+    }
+
+    /// Data that are overwritten where they lie may be remembered, as far as the range lock holds them.
+    private func tell(_ found: DelegatedMapping, _ window: Range<UInt64>, _ remember: (DelegatedRun) -> Void) {
+        guard !isOutOfPlace, found.write == nil, case .mapped = found.read.kind else { return }
+        var run = found.read
+        run.range = run.range.clamped(to: 0..<window.upperBound * unit)
+        if run.range.upperBound - run.range.lowerBound >= Self.leastRemembered * unit { remember(run) }
     }
 
     private func lease(_ blocks: Range<UInt64>, exclusive: Bool) -> RangeLock.Lease {
@@ -101,7 +114,7 @@ struct DelegatedIO {
     private func writeBuffered(_ blocks: Range<UInt64>) throws(Ext4Error) -> DelegatedMapping {
         let first = blocks.lowerBound
         let run = try core.run(at: first)
-        let end = min(run.range.upperBound, blocks.upperBound, first + Self.writeLimit)
+        let end = min(run.range.upperBound, blocks.upperBound, first + Self.windowBlockCount)
         var found = answer(run, from: first, to: end)
         switch run.target {
         case .mapped where !isOutOfPlace: return answer(run, from: first)
@@ -138,7 +151,7 @@ struct DelegatedIO {
     }
 
     /// Never a hole: the kernel would drop the data. Takes no space that was not promised before.
-    private func writeBack(_ blocks: Range<UInt64>, limit: UInt64) throws(Ext4Error) -> DelegatedMapping {
+    private func writeBack(_ blocks: Range<UInt64>) throws(Ext4Error) -> DelegatedMapping {
         let first = blocks.lowerBound
         let run = try core.run(at: first)
         let (given, next) = delegation.withState { ($0.writeback.promise(at: first), $0.writeback.next(from: first)) }
@@ -148,13 +161,18 @@ struct DelegatedIO {
             guard case .staged(let start) = given.kind else { return answer(run, from: first, to: end) }
             return staged(start, first..<end, over: run)
         }
-        if case .mapped = run.target, !isOutOfPlace {
-            let end = min(run.range.upperBound, next ?? .max)
-            delegation.withState { _ = $0.delayed.remove(first..<min(end, blocks.upperBound)) }
-            return answer(run, from: first, to: end)
+        if case .mapped = run.target {
+            let promised = delegation.withState { $0.delayed.next(from: first) }
+            // What was not promised a new place was written before the file was said to go out of place.
+            if !isOutOfPlace || promised != first {
+                let last = isOutOfPlace ? min(promised ?? .max, blocks.upperBound) : .max
+                let end = min(run.range.upperBound, next ?? .max, last)
+                delegation.withState { _ = $0.delayed.remove(first..<min(end, blocks.upperBound)) }
+                return answer(run, from: first, to: end)
+            }
         }
         let isConversion: Bool = if case .unwritten = run.target { true } else { false }
-        let most = min(run.range.upperBound, next ?? .max, limit)
+        let most = min(run.range.upperBound, next ?? .max, max(blocks.upperBound, first + Self.windowBlockCount))
         var end = min(most, blocks.upperBound)
         try promise(isConversion ? .converting : .delayed, first..<end)
         // What follows and was promised alike is dirty as well.
@@ -209,7 +227,7 @@ struct DelegatedIO {
             (state.direct.promise(at: first) != nil, state.direct.next(from: first))
         }
         if isTaken { return nil }
-        let end = min(run.range.upperBound, blocks.upperBound, next ?? .max, first + Self.writeLimit)
+        let end = min(run.range.upperBound, blocks.upperBound, next ?? .max, first + Self.windowBlockCount)
         let data: UInt64
         switch run.target {
         case .mapped where !isOutOfPlace && !isAtomic: return answer(run, from: first, to: next ?? .max)

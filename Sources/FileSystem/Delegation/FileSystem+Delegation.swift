@@ -84,8 +84,13 @@ extension FileSystem {
     /// itself. For writes blocks are promised or given out; ENOSPC is decided here, and never by `.writeback` of what
     /// was promised. Nil where a direct write has to go through the page cache instead. EFBIG behind the largest file.
     /// `caller` decides whether the reserved blocks may be used. Takes range locks, and holds none when it returns.
+    ///
+    /// `remember` hears of a mapping that the kernel may keep: data that are read and overwritten where they lie. While
+    /// it runs they cannot be moved, so what it tells the kernel comes before any news of a move. It must not wait for
+    /// another request.
     package func beginDelegated(
-        _ number: InodeNumber, _ bytes: Range<UInt64>, for use: DelegatedUse, by caller: Caller = .root
+        _ number: InodeNumber, _ bytes: Range<UInt64>, for use: DelegatedUse, by caller: Caller = .root,
+        remember: (DelegatedRun) -> Void = { _ in }
     ) throws(Ext4Error) -> DelegatedMapping? {
         let isLook = use == .read || use == .report
         if !isLook { try requireWritable() }
@@ -97,7 +102,7 @@ extension FileSystem {
             try inode.requireNoBatch()
         }
         let io = try delegatedIO(inode, by: caller)
-        return try io.begin(bytes.lowerBound..<min(bytes.upperBound, most), for: use)
+        return try io.begin(bytes.lowerBound..<min(bytes.upperBound, most), for: use, remember)
     }
 
     /// END: of a mapping that was begun for a write, only the first `written` bytes of `bytes` were used. What was

@@ -24,6 +24,8 @@ struct IomapRun: Equatable {
         static var delayed: Self { Self(rawValue: 1) }
         static var mapped: Self { Self(rawValue: 2) }
         static var unwritten: Self { Self(rawValue: 3) }
+        /// In what the kernel is to remember: nothing of this half.
+        static var notRemembered: Self { Self(rawValue: 65533) }
         /// As the half for writes: these go where reads come from.
         static var pureOverwrite: Self { Self(rawValue: 65535) }
     }
@@ -66,6 +68,44 @@ struct IomapRun: Equatable {
             run.encode(into: &part)
         }
         return answer
+    }
+}
+
+/// What the kernel is told without having asked.
+enum IomapNotice {
+    /// FUSE_NOTIFY_IOMAP_UPSERT_MAPPINGS and FUSE_NOTIFY_IOMAP_INVAL_MAPPINGS.
+    static var remember: Int32 { 100 }
+    static var forget: Int32 { 101 }
+    private static var node: Host<UInt64> { Host(0) }
+    private static var inode: Host<UInt64> { Host(8) }
+    private static var rest: Int { 16 }
+
+    /// Where reads of a part of a file come from. Of writes nothing, so that they go there as well.
+    static func remember(_ read: IomapRun, node: UInt64, inode: UInt64) -> [UInt8] {
+        let nothing = IomapRun(offset: read.offset, count: read.count, type: .notRemembered)
+        return notice(node, inode, IomapRun.pair(read, nothing))
+    }
+
+    /// Of both halves, from `position` to the end of the file.
+    static func forget(from position: UInt64, node: UInt64, inode: UInt64) -> [UInt8] {
+        var ranges = [UInt8](repeating: 0, count: 32)
+        var span = ranges.mutableSpan
+        var bytes = unsafe span.mutableBytes
+        for start in [0, 16] {
+            bytes[Host<UInt64>(start)] = position
+            bytes[Host<UInt64>(start + 8)] = .max
+        }
+        return notice(node, inode, ranges)
+    }
+
+    private static func notice(_ node: UInt64, _ inode: UInt64, _ body: [UInt8]) -> [UInt8] {
+        var notice = [UInt8](repeating: 0, count: rest + body.count)
+        var span = notice.mutableSpan
+        var bytes = unsafe span.mutableBytes
+        bytes[Self.node] = node
+        bytes[Self.inode] = inode
+        bytes.copy(body, at: rest)
+        return notice
     }
 }
 

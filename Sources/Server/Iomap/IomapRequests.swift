@@ -64,9 +64,10 @@ extension DirectRequest {
         let inode = try inode(request.inode)
         let bytes = try Self.bytes(request.position, request.count)
         let use = try use(request, session)
-        guard let found = try session.fileSystem.beginDelegated(inode, bytes, for: use, by: caller) else {
-            throw .posix(ENOSYS)
+        let answer = try session.fileSystem.beginDelegated(inode, bytes, for: use, by: caller) { run in
+            session.iomap.remember(Self.run(run, device), node: node, inode)
         }
+        guard let found = answer else { throw .posix(ENOSYS) }
         var read = Self.run(found.read, device)
         var write = IomapRun(offset: read.offset, count: read.count, type: .pureOverwrite)
         if let target = found.write {

@@ -47,6 +47,26 @@ final class IomapTransport: Sendable {
         return device
     }
 
+    // MARK: What the kernel remembers
+
+    /// The kernel need not ask again where these data are. On the thread that serves the request that asked: the kernel
+    /// takes it before the answer.
+    func remember(_ run: IomapRun, node: UInt64, _ inode: InodeNumber) {
+        notify(IomapNotice.remember, IomapNotice.remember(run, node: node, inode: UInt64(inode.rawValue)))
+    }
+
+    /// The data of a file from `position` (bytes, the start of a block) on have moved, or will when they are written.
+    func forget(_ inode: InodeNumber, from position: UInt64 = 0) {
+        guard let node = NodeID.node(inode) else { return }
+        notify(IomapNotice.forget, IomapNotice.forget(from: position, node: node, inode: UInt64(inode.rawValue)))
+    }
+
+    /// A kernel that has let go of the inode has nothing to remember or to forget: its refusal is no error.
+    private func notify(_ code: Int32, _ body: [UInt8]) {
+        guard case .on(let connection, _) = state.withLock({ $0 }) else { return }
+        DirectRequest.send(notice: code, body, to: connection)
+    }
+
     /// Before DESTROY is answered: the kernel lets go of the device.
     func close() {
         let old = state.withLock { state in

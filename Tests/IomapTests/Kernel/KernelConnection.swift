@@ -56,6 +56,8 @@ final class KernelConnection {
     /// What INIT was answered.
     private(set) var agreedFlags: UInt64 = 0
     let script: ScriptedKernel
+    /// What the server says without being asked: a code, and what follows the header.
+    var hearNotice: ((Int32, Message) -> Void)?
     /// Why the session has ended, after `hangUp`.
     var failure: Ext4Error? { failureOfSession.value }
     private let failureOfSession = Failure()
@@ -67,10 +69,10 @@ final class KernelConnection {
     /// Who the next request is from.
     var user: UInt32 = 0
 
-    /// Serves `fileSystem` until `close`. `minorVersion` and `offered` are what the kernel says in INIT.
+    /// Serves `fileSystem` until `close`. `minorVersion` is what the kernel says in INIT.
     init(
         _ fileSystem: FileSystem, script: ScriptedKernel = ScriptedKernel(), words: MountWords = MountWords(),
-        minorVersion: UInt32 = 99, offered: UInt64 = KernelConnection.flag
+        minorVersion: UInt32 = 99, threadCount: Int = 4
     ) throws {
         var pair: [CInt] = [-1, -1]
         try #require(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &pair) == 0)
@@ -78,7 +80,7 @@ final class KernelConnection {
         self.script = script
         let theirs = pair[1]
         let session = try Session(
-            MountedVolume(fileSystem), arguments: [], words: words, crewLimit: 4, log: Logger(label: "test"),
+            MountedVolume(fileSystem), arguments: [], words: words, crewLimit: threadCount, log: Logger(label: "test"),
             iomap: script)
         try session.attach(theirs)
         let failure = failureOfSession
@@ -89,13 +91,13 @@ final class KernelConnection {
             } catch { failure.set(error) }
             Glibc.close(theirs)
         }
-        try greet(minorVersion, offered)
+        try greet(minorVersion)
     }
 
-    private func greet(_ minorVersion: UInt32, _ offered: UInt64) throws {
+    private func greet(_ minorVersion: UInt32) throws {
         var body = Message(count: 64)
         let hasMoreFlags: UInt64 = 1 << 30
-        let flags = offered | hasMoreFlags
+        let flags = Self.flag | hasMoreFlags
         body.put(UInt32(7), 0)
         body.put(minorVersion, 4)
         body.put(UInt32(truncatingIfNeeded: flags), 12)
@@ -141,6 +143,10 @@ final class KernelConnection {
             try #require(count >= 16, "no answer to opcode \(opcode)")
             let message = Message(Array(bytes[..<count]))
             #expect(Int(message.get(0, as: UInt32.self)) == count)
+            if message.get(8, as: UInt64.self) == 0 {
+                hearNotice?(message.get(4), message.part(16..<count))
+                continue
+            }
             replies[message.get(8)] = (-message.get(4, as: Int32.self), message.part(16..<count))
         }
         guard let (failure, body) = replies.removeValue(forKey: unique) else { preconditionFailure() }
@@ -170,7 +176,7 @@ final class KernelConnection {
 
     func unlink(_ text: String) throws { _ = try call(Opcode.unlink, Self.root, Message(Self.name(text))) }
 
-    /// Nothing comes back.
+    /// Nothing comes back: with one thread, the next request comes after it.
     func forget(_ node: UInt64) {
         var body = Message(count: 8)
         body.put(UInt64(1), 0)

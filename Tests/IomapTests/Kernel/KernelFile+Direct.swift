@@ -55,6 +55,7 @@ extension KernelFile {
         try ioend(flags, error: done.error, done.position, done.written)
         if done.error == 0 { noteSize(done.position + done.written) }
         drop(done.position..<done.position + done.written)
+        forgetWritten(done.position..<done.position + done.written)
     }
 
     func submitDirect(_ bytes: [UInt8], at start: UInt64, isAtomic: Bool = false) throws -> DirectWrite {

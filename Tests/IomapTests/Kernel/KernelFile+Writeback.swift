@@ -25,15 +25,20 @@ extension KernelFile {
         try ioend(
             flags, error: submission.error, submission.position, submission.written,
             address: tellsSectors ? submission.address / 512 : submission.address)
+        forgetWritten(submission.position..<submission.end)
         if submission.error != 0 { drop(submission.position..<submission.end) }
     }
 
     /// The first half of writeback: the data are on the device, nobody knows.
     func submit(_ range: Range<UInt64> = 0..<UInt64.max / 2) throws -> [Submission] {
         var result: [Submission] = []
-        var map: Mapping?
+        var map: Mapping?, cookie = remembered.cookie
         for block in dirtyBlocks(range) {
             let position = block * unit
+            try meanwhile(block)
+            // What was remembered holds while nothing is forgotten; what was asked for always does.
+            if remembered.cookie != cookie { map = nil }
+            cookie = remembered.cookie
             if map.map({ position < $0.offset || position >= $0.end }) ?? true {
                 map = try mapForWriteback(block)
             }
@@ -50,7 +55,13 @@ extension KernelFile {
         return cache.filter { $0.value.isDirty && blocks.contains($0.key) && $0.key * unit < size }.keys.sorted()
     }
 
+    /// After any successful write, reported or not.
+    func forgetWritten(_ range: Range<UInt64>) {
+        remembered.forget(range.lowerBound / unit * unit..<(range.upperBound + unit - 1) / unit * unit)
+    }
+
     private func mapForWriteback(_ block: UInt64) throws -> Mapping {
+        if let map = remembered.at(block * unit) { return map }
         var last = block + 1
         while last % folioBlockCount != 0, cache[last]?.isDirty == true, last * unit < size { last += 1 }
         let position = block * unit, count = (last - block) * unit

@@ -21,8 +21,12 @@ final class KernelFile {
     var cache: [UInt64: Block] = [:]
     /// new_addr of writeback: some kernels say sectors.
     var tellsSectors = false
+    /// What the server has told of mappings.
+    var remembered = MappingCache()
     /// The most blocks that one BEGIN of writeback asks for: a folio.
     var folioBlockCount: UInt64 = 4
+    /// Runs before a block is written back.
+    var meanwhile: (UInt64) throws -> Void = { _ in }
     /// Writes of such bytes of the device fail.
     var isBroken: (Range<UInt64>) -> Bool = { _ in false }
     /// A kernel that says it has written what it will write at the next fsync: there must be none.
@@ -38,11 +42,19 @@ final class KernelFile {
         inode = entry.get(40)
         size = entry.get(48)
         diskSize = size
+        let others = connection.hearNotice
+        connection.hearNotice = { [weak self] code, notice in
+            guard code >= Self.firstNotice, notice.get(0) == self?.node else { others?(code, notice); return }
+            self?.hear(code, notice)
+        }
     }
 
     // MARK: Messages
 
     func begin(_ use: Use, _ position: UInt64, _ count: UInt64) throws -> Found {
+        if use.isDisjoint(with: [.report, .atomic, .swap]), let map = remembered.at(position) {
+            return Found(map: map, source: map)
+        }
         var body = Message(count: 32)
         body.put(use.rawValue, 0)
         body.put(inode, 8)
@@ -220,6 +232,8 @@ final class KernelFile {
         if edge % unit != 0 { try zero(edge..<(edge / unit + 1) * unit) }
         size = new
         drop((new + unit - 1) / unit * unit..<UInt64.max - unit)
+        // The block with the end in it is the server's to tell of.
+        remembered.forget((new + unit - 1) / unit * unit..<UInt64.max)
         try writeBack()
         _ = try connection.call(KernelConnection.Opcode.setattr, node, KernelConnection.setSize(new))
         diskSize = new
@@ -231,6 +245,7 @@ final class KernelFile {
     func allocate(_ range: Range<UInt64>, mode: UInt32) throws {
         try writeBack()
         if mode & 0x12 != 0 { drop(range) }
+        remembered.forget(range.lowerBound / unit * unit..<(range.upperBound + unit - 1) / unit * unit)
         if range.lowerBound > size, mode & 1 == 0, size % unit != 0 { try zero(size..<(size / unit + 1) * unit) }
         try connection.allocate(node, range, mode: mode)
         if mode & 0x12 != 0 {

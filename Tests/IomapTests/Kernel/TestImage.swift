@@ -65,7 +65,7 @@ final class TestMount {
     /// The answer to CONFIG.
     let configuration: Message
 
-    init(_ image: TestImage = .small, outOfPlace: Bool = false) throws {
+    init(_ image: TestImage = .small, outOfPlace: Bool = false, threadCount: Int = 4) throws {
         let memory = MemoryDevice(try image.make())
         self.memory = memory
         device = memory
@@ -73,7 +73,7 @@ final class TestMount {
         var options = MountOptions.deterministic()
         options.outOfPlace = outOfPlace
         fileSystem = try FileSystem.mount(on: memory, options: options)
-        connection = try KernelConnection(fileSystem)
+        connection = try KernelConnection(fileSystem, threadCount: threadCount)
         configuration = try connection.configure()
     }
 
