@@ -267,7 +267,7 @@ import Testing
         }
     }
 
-    /// P6: whatever the indirect blocks say, every call ends with an answer, and what is not the file's stays as it was.
+    /// P6: whatever indirect blocks say, every call ends with an answer, and what is not the file's stays as it was.
     @Test func garbageInMapsIsSurvived() throws {
         let volume = try volume(.ext3)
         try volume.mounted { fileSystem in
