@@ -25,7 +25,7 @@ import Testing
     }
 
     /// P2 for directories that become hashed trees: a split is there whole or not at all.
-    @Test(arguments: [TestVolume.small, .narrow])
+    @Test(arguments: [TestVolume.small, .narrow, .indirect])
     func aDirectoryThatGrowsIsWholeAtEveryMoment(volume: TestVolume) throws {
         try CrashCampaign(seed: 303, volume: volume, profile: .names(260)).run()
     }
