@@ -92,8 +92,8 @@ final class Survey {
         return try buffer.withBytes { bytes throws(Ext4Error) in try body(bytes) }
     }
 
-    /// Gives blocks an owner; `inode` is nil for those of the groups. They lie in the volume. False when one of them had
-    /// an owner already.
+    /// Gives blocks an owner; `inode` is nil for those of the groups. They lie in the volume. False when one of them
+    /// had an owner already.
     @discardableResult func claim(_ start: UInt64, _ count: UInt64, _ inode: InodeNumber?) -> Bool {
         var start = start
         var areNew = true
