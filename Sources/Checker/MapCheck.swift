@@ -108,6 +108,11 @@ extension Survey {
         var summary: MapSummary
         /// The file block that the next pointer stands for.
         var next: UInt64 = 0
+
+        /// Goes past what a pointer so many levels above the data stands for.
+        mutating func skip(_ level: Int, _ perBlock: Int) {
+            next += (0..<level).reduce(1) { span, _ in span * UInt64(perBlock) }
+        }
     }
 
     private func walkBlockMap(
@@ -122,17 +127,13 @@ extension Survey {
         _ pointer: UInt32, _ level: Int, _ walk: inout BlockMapWalk, _ visit: (MappedRun) -> Void
     ) throws(Ext4Error) {
         let perBlock = layout.blockByteCount / 4
-        guard pointer != 0 else {
-            walk.next += (0..<level).reduce(1) { span, _ in span * UInt64(perBlock) }
-            return
-        }
+        guard pointer != 0 else { return walk.skip(level, perBlock) }
         let block = UInt64(pointer)
         guard isInVolume(block) else {
             report(.blockOutside, inode: walk.inode, block: block, "in a volume of \(superBlock.blockCount)")
-            walk.next += (0..<level).reduce(1) { span, _ in span * UInt64(perBlock) }
-            return
+            return walk.skip(level, perBlock)
         }
-        claim(block, 1, walk.inode)
+        let isNew = claim(block, 1, walk.inode)
         walk.summary.blockCount += 1
         guard level > 0 else {
             visit(MappedRun(first: walk.next, blocks: block..<block + 1, isUnwritten: false))
@@ -141,6 +142,8 @@ extension Survey {
             walk.summary.writtenEnd = walk.next
             return
         }
+        // Walked before: a block that leads to itself would be walked a million times.
+        guard isNew else { return walk.skip(level, perBlock) }
         try withBlock(block) { bytes throws(Ext4Error) in
             for index in 0..<perBlock { try takePointer(bytes[LE<UInt32>(4 * index)], level - 1, &walk, visit) }
         }

@@ -92,21 +92,26 @@ final class Survey {
         return try buffer.withBytes { bytes throws(Ext4Error) in try body(bytes) }
     }
 
-    /// Gives blocks an owner; `inode` is nil for those of the groups. They lie in the volume.
-    func claim(_ start: UInt64, _ count: UInt64, _ inode: InodeNumber?) {
+    /// Gives blocks an owner; `inode` is nil for those of the groups. They lie in the volume. False when one of them
+    /// had an owner already.
+    @discardableResult func claim(_ start: UInt64, _ count: UInt64, _ inode: InodeNumber?) -> Bool {
         var start = start
+        var areNew = true
         let end = start + count
         while start < end {
             guard let (group, bit) = layout.place(of: FSBlock(start)) else {
-                return report(.blockOutside, inode: inode, block: start, "before the first group")
+                report(.blockOutside, inode: inode, block: start, "before the first group")
+                return false
             }
             let bits = Int(bit)..<min(Int(superBlock.blocksPerGroup), Int(bit) + Int(end - start))
             if let twice = owned.insert(Int(group.rawValue), bits) {
                 let block = layout.firstBlock(of: group) + UInt64(twice)
                 report(.blockClaimedTwice, inode: inode, block: block.rawValue, "it has another owner already")
+                areNew = false
             }
             start += UInt64(bits.count)
         }
+        return areNew
     }
 
     func isInVolume(_ block: UInt64) -> Bool { layout.place(of: FSBlock(block)) != nil }

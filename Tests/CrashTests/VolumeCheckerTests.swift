@@ -37,6 +37,20 @@ import Testing
         #expect(complaints == [])
     }
 
+    /// An indirect block full of its own number stands for a million others on three levels, and must not be walked as
+    /// often. e2fsck is not asked: it goes through all of them.
+    @Test func anIndirectBlockThatLeadsToItselfIsWalkedOnce() throws {
+        var image = try DamagedImage(ImageTree.Kind.ext3.tree())
+        let block = image.field(LE<UInt32>(0x28 + 4 * 12), of: image.inode("/file"))
+        try #require(block != 0)
+        try image.editInode(image.inode("/file")) { $0[LE<UInt32>(0x28 + 4 * 14)] = block }
+        image.editBlock(UInt64(block)) { bytes in
+            for slot in 0..<bytes.byteCount / 4 { bytes[LE<UInt32>(4 * slot)] = block }
+        }
+        let findings = VolumeChecker(MemoryDevice(image.bytes)).check()
+        #expect(findings.contains { $0.rule == .blockClaimedTwice } && findings.count < 1000)
+    }
+
     /// A block that cannot be read is a finding, and the rest is checked all the same.
     @Test func anUnreadableBlockIsNamed() throws {
         let image = try DamagedImage(ImageTree.Kind.ext4.tree())
