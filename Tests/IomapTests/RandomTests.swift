@@ -32,8 +32,8 @@ import Threads
         try mount.finish()
     }
 
-    /// Several at once, each on a connection and a thread of its own, beside the threads of the journal: none finds what
-    /// is another's, and none waits for ever.
+    /// Several at once, each on a connection and a thread of its own, beside the threads of the journal: none finds
+    /// what is another's, and none waits for ever.
     @Test(arguments: [false, true]) func filesAreApart(outOfPlace: Bool) throws {
         let mount = try TestMount(.small, outOfPlace: outOfPlace, isManual: false)
         let seed: UInt64 = 9900
@@ -45,7 +45,8 @@ import Threads
         let stories = Mutex<[String]>([])
         let threads = connections.enumerated().map { index, connection in
             let own = Unshared(connection)
-            return Threads.Thread(name: "program \(index)") { [device = mount.device, unit = mount.unit] in
+            let (device, unit) = (mount.device, mount.unit)
+            return Threads.Thread(name: "program \(index)") {
                 do {
                     let file = KernelFile(try own.value.create("file \(index)"), own.value, device, unit: unit)
                     var program = Program(file, seed: seed + UInt64(index))
