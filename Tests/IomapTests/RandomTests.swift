@@ -1,7 +1,9 @@
 import CrashLab
 import Ext4Format
 import FileSystem
+import Synchronization
 import Testing
+import Threads
 
 /// Seeded calls of a program on one file give what they give on an array of bytes, whoever moves the data.
 @Suite struct IomapRandomTests {
@@ -28,6 +30,42 @@ import Testing
         let content = try Self.content(mount.fileSystem, InodeNumber(UInt32(program.file.inode)))
         #expect(content == program.model, "seed \(life.seed)")
         try mount.finish()
+    }
+
+    /// Several at once, each on a connection and a thread of its own, beside the threads of the journal: none finds
+    /// what is another's, and none waits for ever.
+    @Test(arguments: [false, true]) func filesAreApart(outOfPlace: Bool) throws {
+        let mount = try TestMount(.small, outOfPlace: outOfPlace, isManual: false)
+        let seed: UInt64 = 9900
+        let connections = try (0..<3).map { _ in
+            let connection = try KernelConnection(mount.fileSystem)
+            _ = try connection.configure()
+            return connection
+        }
+        let stories = Mutex<[String]>([])
+        let threads = connections.enumerated().map { index, connection in
+            let own = Unshared(connection)
+            let (device, unit) = (mount.device, mount.unit)
+            return Threads.Thread(name: "program \(index)") {
+                do {
+                    let file = KernelFile(try own.value.create("file \(index)"), own.value, device, unit: unit)
+                    var program = Program(file, seed: seed + UInt64(index))
+                    for _ in 0..<120 { try program.step() }
+                    try program.compareAll()
+                    try file.fsync()
+                } catch { stories.withLock { $0.append("seed \(seed), program \(index): \(error)") } }
+            }
+        }
+        for thread in threads { thread.join() }
+        for story in stories.withLock({ $0 }) { Issue.record("\(story)") }
+        for connection in connections { connection.hangUp() }
+        try mount.finish()
+    }
+
+    /// Used by one thread.
+    private final class Unshared: @unchecked Sendable {
+        let value: KernelConnection
+        init(_ value: KernelConnection) { self.value = value }
     }
 
     /// As this server sees a file.

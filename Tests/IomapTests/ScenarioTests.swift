@@ -177,6 +177,9 @@ import Testing
             try file.report(submission)
         }
         #expect(try Self.published(mount, file) == old)
+        // Nor is what was written where it lay a word about what was given out.
+        try file.ioend(Ended.writeback | Ended.append, 0, 8_192)
+        #expect(try Self.published(mount, file) == old)
         for submission in submissions { try file.report(submission) }
         #expect(try Self.published(mount, file) == TestMount.pattern(9, 8_192))
         try mount.finish()

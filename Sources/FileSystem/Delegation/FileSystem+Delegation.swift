@@ -101,7 +101,7 @@ extension FileSystem {
             if use != .writeback { try inode.checkChangeable(adding: true) }
             try inode.requireNoBatch()
         }
-        let io = try delegatedIO(inode, by: caller)
+        let io = try delegatedIO(inode, isLook ? unpromised(inode) : promised(inode), by: caller)
         return try io.begin(bytes.lowerBound..<min(bytes.upperBound, most), for: use, remember)
     }
 
@@ -113,7 +113,7 @@ extension FileSystem {
         let inode = try delegatedInode(number)
         let bytes = bytes.clamped(to: 0..<FileData.maximumSize(volume, inode))
         guard written < bytes.upperBound - bytes.lowerBound, inode.delegation != nil else { return }
-        try delegatedIO(inode, by: .root).end(bytes, written: written, isDirect: isDirect)
+        try delegatedIO(inode, unpromised(inode), by: .root).end(bytes, written: written, isDirect: isDirect)
     }
 
     /// IOEND: publishes what was written, or gives back what was not, and answers the size of the file that a crash
@@ -122,7 +122,7 @@ extension FileSystem {
         let inode = try delegatedInode(number)
         let most = FileData.maximumSize(volume, inode)
         guard done.bytes.upperBound <= most else { throw .posix(Errno.fileTooBig) }
-        try delegatedIO(inode, by: .root).finish(done)
+        try delegatedIO(inode, promised(inode), by: .root).finish(done)
         return inode.size
     }
 
@@ -134,17 +134,29 @@ extension FileSystem {
         return inode
     }
 
-    private func delegatedIO(_ inode: Inode, by caller: Caller) throws(Ext4Error) -> DelegatedIO {
-        let delegation = try delegations.withLock { delegations throws(Ext4Error) in
+    private func delegatedIO(
+        _ inode: Inode, _ delegation: Delegation, by caller: Caller
+    ) throws(Ext4Error) -> DelegatedIO {
+        DelegatedIO(
+            volume: volume, delegation: delegation, isOutOfPlace: writesOutOfPlace(inode),
+            isPrivileged: volume.isPrivileged(caller))
+    }
+
+    /// What the file owes, from now on.
+    private func promised(_ inode: Inode) throws(Ext4Error) -> Delegation {
+        try delegations.withLock { delegations throws(Ext4Error) in
             if let old = delegations[inode.number.rawValue], old.inode === inode { return old }
             let new = try Delegation(of: inode, volume)
             delegations[inode.number.rawValue] = new
             inode.delegation = new
             return new
         }
-        return DelegatedIO(
-            volume: volume, delegation: delegation, isOutOfPlace: writesOutOfPlace(inode),
-            isPrivileged: volume.isPrivileged(caller))
+    }
+
+    /// What it owes so far: files that are only read keep no inode in memory.
+    private func unpromised(_ inode: Inode) throws(Ext4Error) -> Delegation {
+        if let old = inode.delegation { return old }
+        return try Delegation(of: inode, volume)
     }
 
     /// The kernel has forgotten the inode: it will write nothing of it any more.

@@ -65,12 +65,12 @@ final class TestMount {
     /// The answer to CONFIG.
     let configuration: Message
 
-    init(_ image: TestImage = .small, outOfPlace: Bool = false, threadCount: Int = 4) throws {
+    init(_ image: TestImage = .small, outOfPlace: Bool = false, threadCount: Int = 4, isManual: Bool = true) throws {
         let memory = MemoryDevice(try image.make())
         self.memory = memory
         device = memory
         unit = image.blockByteCount
-        var options = MountOptions.deterministic()
+        var options = MountOptions.deterministic(manual: isManual)
         options.outOfPlace = outOfPlace
         fileSystem = try FileSystem.mount(on: memory, options: options)
         connection = try KernelConnection(fileSystem, threadCount: threadCount)
