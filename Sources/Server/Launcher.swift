@@ -139,7 +139,7 @@ final class ServedMount: Sendable {
         self.volume = volume
         let isRoot = geteuid() == 0
         if plan.words.rings == .demanded { try Rings.allow() }
-        let iomap = plan.words.demandsIomap ? SystemIomapKernel() : nil
+        let iomap = plan.words.demandsIomap ? SystemIomapKernel(isReadOnly: plan.words.isReadOnly) : nil
         if iomap != nil { try Self.checkIomap(isRoot: isRoot, volume) }
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
         session = try Session(

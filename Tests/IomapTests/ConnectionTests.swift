@@ -63,6 +63,9 @@ import Testing
         #expect(answer.get(80, as: Int64.self) == 0x3_7fff_ffff)
         #expect(answer.get(88, as: Int64.self) == 0xffff_ffff * 4_096)
         #expect(answer.bytes[96...].allSatisfy { $0 == 0 })
+        #expect(throws: Refusal(number: KernelFile.noSystemCall, opcode: KernelConnection.Opcode.configure)) {
+            try mount.connection.configure()
+        }
         try mount.finish()
     }
 

@@ -6,6 +6,7 @@ image ends the server by a signal, and none makes it hang.
 """
 import contextlib
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -288,6 +289,26 @@ def no_permission(scratch):
                           stderr=subprocess.STDOUT, timeout=30, check=False)
     output = done.stdout.decode(errors="replace")
     assert done.returncode == 32 and "/dev/fuse" in output, f"status {done.returncode}: {output}"
+
+
+def has_iomap():
+    """FUSE_DEV_IOC_IOMAP_SUPPORT."""
+    try:
+        with open("/dev/fuse", "rb") as device:
+            fcntl.ioctl(device, 0x8010E563, bytes(16))
+        return True
+    except OSError:
+        return False
+
+
+@check("-o iomap is refused by name where the kernel has no fuse-iomap",
+       need=lambda: missing_root() or missing_server() or ("a kernel without fuse-iomap" if has_iomap() else None))
+def without_iomap(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = damaged(scratch, lambda path: None)
+    assert "'iomap'" in expect_refusal(image, directory, "iomap")
+    with mounted(image, directory, "noiomap"):
+        assert os.path.isdir(os.path.join(directory, "lost+found"))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ package protocol IomapKernel: Sendable {
 final class SystemIomapKernel: IomapKernel {
     /// The block device whose first byte is that of the volume: known once that is mounted.
     private let path = Mutex("")
+    private let isReadOnly: Bool
+
+    init(isReadOnly: Bool) { self.isReadOnly = isReadOnly }
 
     func use(_ device: String) { path.withLock { $0 = device } }
 
@@ -49,7 +52,7 @@ final class SystemIomapKernel: IomapKernel {
 
     func open(_ connection: CInt, blockByteCount: Int) throws(Ext4Error) -> UInt32 {
         let path = path.withLock { $0 }
-        let device = unsafe Glibc.open(path, O_RDWR | O_CLOEXEC)
+        let device = unsafe Glibc.open(path, (isReadOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC)
         guard device >= 0 else { throw .refused("option 'iomap': \(path): \(systemText(errno))") }
         // The kernel keeps the device from here on.
         defer { Glibc.close(device) }

@@ -34,9 +34,9 @@ final class IomapTransport: Sendable {
 
     var isAgreed: Bool { state.withLock { if case .off = $0 { false } else { true } } }
 
-    /// Registers the device; the kernel lets nothing else through before it has been answered.
+    /// Registers the device, once; the kernel lets nothing else through before it has been answered.
     func configure(_ connection: CInt, blockByteCount: Int) throws(Ext4Error) {
-        guard let kernel, isAgreed else { throw .posix(ENOSYS) }
+        guard let kernel, case .agreed = state.withLock({ $0 }) else { throw .posix(ENOSYS) }
         let device = try kernel.open(connection, blockByteCount: blockByteCount)
         state.withLock { $0 = .on(connection: connection, device: device) }
     }
