@@ -127,6 +127,9 @@ package struct MountOptions: Sendable {
     /// Overwrites go to new blocks, so that each is there whole or not at all. A file may say otherwise:
     /// `FileSystem.outOfPlaceAttribute`.
     package var outOfPlace = false
+    /// References are given back by other threads than those that call, as a kernel does: who finds no room just after
+    /// a removal waits for that.
+    package var awaitsForgets = false
     /// Hears of what someone who looks after the volume should know, a line each. May be called on any thread and with
     /// locks held: it must not call the file system.
     package var notify: @Sendable (String) -> Void = { _ in }

@@ -165,6 +165,7 @@ package struct MountWords: Equatable, Sendable {
         options.commitSeconds = commitSeconds
         if let cacheByteCount { options.cacheByteCount = cacheByteCount }
         options.discard = discards
+        options.awaitsForgets = true
         options.outOfPlace = writesOutOfPlace
         options.errors =
             switch errors {

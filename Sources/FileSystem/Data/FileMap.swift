@@ -119,7 +119,9 @@ extension InodeRecord {
 extension Volume {
     /// Promises blocks for the data of an inode and for its map, as `BlockAllocator.reserve` does.
     func reserve(_ count: UInt64, for inode: Inode, privileged: Bool) throws(Ext4Error) -> BlockReservation {
-        try blocks.reserve(
-            count, privileged: privileged, below: inode.hasExtents ? .max : IndirectGeometry.reachableBlocks)
+        try deletions.retry { () throws(Ext4Error) in
+            try blocks.reserve(
+                count, privileged: privileged, below: inode.hasExtents ? .max : IndirectGeometry.reachableBlocks)
+        }
     }
 }

@@ -73,6 +73,7 @@ extension FileSystem {
             if isDirectory { try checkLinkLimit(of: directory) }
             let record = newRecord(inherited.mode, in: directory, caller, content)
             let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
+            try requireInode()
             let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
             let own = content.blockCount + attributes.blockCount
             let space = try volume.reserve(
@@ -96,6 +97,13 @@ extension FileSystem {
                 inodes.retain(number)
                 return child.attributes(volume)
             }
+        }
+    }
+
+    /// ENOSPC when no inode is free; the last one may still go to somebody else.
+    private func requireInode() throws(Ext4Error) {
+        try volume.deletions.retry { () throws(Ext4Error) in
+            guard volume.inodes.freeInodeCount > 0 else { throw .posix(Errno.noSpace) }
         }
     }
 

@@ -68,7 +68,9 @@ extension FileSystem {
         }
         guard isLast else { return false }
         try orphans.add(target, volume, in: handle)
-        return inodes.markUnlinked(target.number)
+        let isUnused = inodes.markUnlinked(target.number)
+        if !isUnused { volume.deletions.expectOne() }
+        return isUnused
     }
 
     // MARK: The end of an inode
@@ -81,6 +83,7 @@ extension FileSystem {
 
     /// Frees everything of an inode without names and references, and its number.
     func delete(_ number: InodeNumber) throws(Ext4Error) {
+        defer { volume.deletions.noteOne() }
         let inode = try inodes.inode(number, volume)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             // Two threads may both have seen the last reference go.

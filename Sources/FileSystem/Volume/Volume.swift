@@ -18,6 +18,7 @@ final class Volume: Sendable {
     let inodes: InodeAllocator
     let options: MountOptions
     let errors: ErrorRecord
+    let deletions: Deletions
     private let generation: Atomic<UInt32>
 
     init(
@@ -34,6 +35,7 @@ final class Volume: Sendable {
         self.inodes = inodes
         self.options = options
         generation = Atomic(options.firstGeneration)
+        deletions = Deletions(isAwaited: options.awaitsForgets)
         errors = ErrorRecord(superBlock, device: journal == nil ? nil : device, options)
         watchForErrors()
     }
