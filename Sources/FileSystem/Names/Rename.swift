@@ -139,14 +139,15 @@ extension FileSystem {
         let moved = try child(source.entry)
         try from.checkChangeable()
         try moved.checkChangeable()
+        // What names there are is asked first, as in Linux.
+        let existing = try toView.lookup(newName)
+        if flags.contains(.noReplace), existing != nil { throw .posix(Errno.exists) }
+        if flags.contains(.exchange), existing == nil { throw .posix(Errno.noEntry) }
         if ancestors.ofNew.contains(moved.number) { throw .posix(Errno.invalid) }
         if moved === from || moved === to {
             throw .corrupt("directory", where: "inode \(moved.number.rawValue) contains itself")
         }
-        let existing = try toView.lookup(newName)
-        if flags.contains(.noReplace), existing != nil { throw .posix(Errno.exists) }
         guard let existing else {
-            if flags.contains(.exchange) { throw .posix(Errno.noEntry) }
             try to.checkChangeable(adding: true)
             return try moveToNewName(source, moved, from, newName, to, caller)
         }
