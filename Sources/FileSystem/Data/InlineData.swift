@@ -80,7 +80,7 @@ struct InlineData {
         let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
         defer { lease.release() }
         let plan = try ExtendedAttributes(volume: volume, inode: inode).planDroppingInlineValue()
-        if inode.isDirectory { try moveNames(content, plan) } else { try moveData(content, plan) }
+        if inode.isDirectory { try moveNames(plan) } else { try moveData(content, plan) }
     }
 
     /// Stage, write, publish.
@@ -110,7 +110,7 @@ struct InlineData {
     }
 
     /// The block of a directory is metadata: it goes through the journal.
-    private func moveNames(_ content: [UInt8], _ plan: AttributePlan) throws(Ext4Error) {
+    private func moveNames(_ plan: AttributePlan) throws(Ext4Error) {
         guard let names = try directoryBlock() else { return }
         let growth = try volume.spaceForAppend(to: inode, blocks: 1)
         let space = try volume.reserve(growth.blocks, for: inode, privileged: true)

@@ -133,10 +133,7 @@ struct Preallocation {
         try volume.withHandle(credits: 8 + needed.credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
                 for run in try map.replace(range, with: [], from: space, in: handle) {
-                    try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
-                    try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                        record.addBlocks(-Int64(run.count), volume.blockByteCount)
-                    }
+                    try volume.release(run, of: inode, in: handle)
                 }
             }
         }

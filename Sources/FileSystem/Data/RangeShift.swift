@@ -56,7 +56,7 @@ extension Preallocation {
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
                 let gone = freed.isEmpty ? [] : try tree.replace(freed, with: [], from: space, in: handle)
-                for run in gone { try free(run, in: handle) }
+                for run in gone { try volume.release(run, of: inode, in: handle) }
                 try shiftAll(tree, shift, space, in: handle)
             }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -82,13 +82,6 @@ extension Preallocation {
         let low = UInt64(Int64(rest.lowerBound) + shift.distance)
         second.first = FileBlock(UInt32(low))
         _ = try tree.replace(low..<low + UInt64(rest.count), with: [second], from: space, in: handle)
-    }
-
-    private func free(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {
-        try volume.free(BlockRun(start: run.start, count: run.count), in: handle)
-        try inode.update(in: handle, volume) { record throws(Ext4Error) in
-            record.addBlocks(-Int64(run.count), volume.blockByteCount)
-        }
     }
 
     private func credits(

@@ -161,16 +161,9 @@ struct Truncation {
                 if case .extent = last, removed.isEmpty {
                     throw .corrupt("map", where: "inode \(inode.number.rawValue): the last piece is not found")
                 }
-                for run in removed { try release(run, in: handle) }
+                for run in removed { try volume.release(run, of: inode, in: handle) }
             }
             return try map.last().map { $0.range.upperBound <= first } ?? true
-        }
-    }
-
-    private func release(_ run: Extent, in handle: borrowing Handle) throws(Ext4Error) {
-        try volume.free(run, of: inode, in: handle)
-        try inode.update(in: handle, volume) { record throws(Ext4Error) in
-            record.addBlocks(-Int64(run.count), volume.blockByteCount)
         }
     }
 

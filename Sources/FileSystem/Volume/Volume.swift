@@ -90,6 +90,14 @@ final class Volume: Sendable {
         try blocks.free(run, in: handle)
     }
 
+    /// Frees what an inode has been mapped to, and counts it no longer among the blocks of the inode.
+    func release(_ extent: Extent, of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+        try free(extent, of: inode, in: handle)
+        try inode.update(in: handle, self) { record throws(Ext4Error) in
+            record.addBlocks(-Int64(extent.count), blockByteCount)
+        }
+    }
+
     /// Frees what an inode has been mapped to, as `free` does. The counts of the inode are the caller's.
     func free(_ extent: Extent, of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
         if inode.holdsMetadata {
