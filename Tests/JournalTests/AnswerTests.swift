@@ -138,3 +138,85 @@ func anAbortAnswersEverybody(_ operation: FaultyDevice.Operation, _ ordinal: Int
     bench.journal.makeDurable(first) { failure in answers.withLock { $0.append(failure == nil) } }
     #expect(answers.withLock { $0 } == [true, true, true, false])
 }
+
+/// Who has changed something after writing data needs no flush but that of the commit; who may have written since does.
+@Test func onlyDataThatMayBeYoungerTakeAFlush() throws {
+    let faulty = try FaultyDevice(MemoryDevice(Bench.format(Bench.Shape())))
+    let bench = try Bench(on: faulty)
+    try bench.fill(1, 1)
+    let transaction = bench.journal.runningTransaction
+    try bench.journal.makeDurable(transaction, isLast: true)
+    let flushes = faulty.requestCount(.flush)
+    #expect(flushes > 0)
+    try bench.journal.makeDurable(transaction, isLast: true)
+    #expect(faulty.requestCount(.flush) == flushes)
+    try bench.journal.makeDurable(transaction)
+    #expect(faulty.requestCount(.flush) == flushes + 1)
+    try bench.journal.close()
+}
+
+/// P1: who asks while the transaction is being committed and the flush under way hears when the commit is durable,
+/// and takes no flush of its own.
+@Test func aCommitUnderWayAnswersWhoChangedSomethingLast() throws {
+    var shape = Bench.Shape()
+    shape.isManual = false
+    let held = try HeldFlushes(MemoryDevice(Bench.format(shape)))
+    let bench = try Bench(shape, on: held)
+    try bench.fill(1, 1)
+    let transaction = bench.journal.runningTransaction
+    let heard = Monitor(0)
+    let answer: DurabilityAnswer = { failure in
+        heard.withLock { $0 += failure == nil ? 1 : 100 }
+        heard.notifyAll()
+    }
+    held.holdNext()
+    bench.journal.makeDurable(transaction, then: answer)
+    held.waitUntilHeld()
+    // Does not wait: this thread would never let the flush go on.
+    bench.journal.makeDurable(transaction, isLast: true, then: answer)
+    #expect(heard.withLock { $0 } == 0)
+    held.release()
+    #expect(heard.wait(milliseconds: 20_000) { $0 == 2 ? true : nil } == true)
+    #expect(held.flushCount == 1)
+    try bench.journal.close()
+}
+
+/// A disk whose flush stands still until it is let go.
+private final class HeldFlushes: BlockDevice {
+    private struct State {
+        var isHolding = false
+        var isHeld = false
+        var count = 0
+    }
+    private let device: MemoryDevice
+    private let state = Monitor(State())
+
+    init(_ device: MemoryDevice) { self.device = device }
+
+    func holdNext() { state.withLock { $0.isHolding = true } }
+    func waitUntilHeld() { state.wait { $0.isHeld ? () : nil } }
+    func release() {
+        state.withLock { $0.isHolding = false }
+        state.notifyAll()
+    }
+    var flushCount: Int { state.withLock { $0.count } }
+
+    var byteCount: UInt64 { device.byteCount }
+    var sectorByteCount: Int { device.sectorByteCount }
+    var isReadOnly: Bool { false }
+    func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
+        try device.read(into: &bytes, at: offset)
+    }
+    func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
+        try device.write(bytes, at: offset, mode: mode)
+    }
+    func flush() throws(Ext4Error) {
+        state.withLock { state in
+            state.count += 1
+            state.isHeld = state.isHolding
+        }
+        state.notifyAll()
+        state.wait { $0.isHolding ? nil : () }
+        try device.flush()
+    }
+}
