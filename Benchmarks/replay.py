@@ -3,8 +3,9 @@
 
 The kernel makes the log: directories and files without an end on a loop mount, until the log has gone round, and then
 the shutdown ioctl. The image is copied before the umount that follows, as that writes home what the log holds: so it is
-as after a power cut. With --at-home it is copied after the umount. Both commands must succeed, e2fsck must find the
-result sound, and the two results may differ only in the super block fields that say when something was done.
+as after a power cut. The host gives each copy all its blocks, as on a disk; with --sparse it has to find room as a
+block is written home. Both commands must succeed, e2fsck must find the result sound, and the two results may differ
+only in the super block fields that say when something was done.
 """
 import argparse
 import fcntl
@@ -95,9 +96,9 @@ def describe(replay, image):
     return blocks * journal["block_bytes"] >> 20, len(applied)
 
 
-def timed(image, original, command, statuses):
+def timed(image, original, command, statuses, is_sparse):
     """Seconds of one replay of a fresh copy."""
-    run("cp", "--sparse=always", original, image)
+    run("cp", f"--sparse={'always' if is_sparse else 'never'}", original, image)
     cold()
     start = time.monotonic()
     done = subprocess.run([*command, image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -128,22 +129,22 @@ def compare(ours, theirs):
 
 def floor(scratch, mebibytes):
     """Seconds in which dd reads so many MiB and writes as many, cold."""
-    source, hole = (os.path.join(scratch, f"floor-{name}") for name in ("source", "hole"))
+    source, target = (os.path.join(scratch, f"floor-{name}") for name in ("source", "target"))
     try:
         run("dd", "if=/dev/urandom", f"of={source}", "bs=1M", f"count={mebibytes}")
-        run("truncate", "-s", f"{mebibytes}M", hole)
+        run("dd", "if=/dev/urandom", f"of={target}", "bs=1M", f"count={mebibytes}")
         cold()
         start = time.monotonic()
         run("dd", f"if={source}", "of=/dev/null", "bs=2M", "iflag=direct")
-        run("dd", "if=/dev/zero", f"of={hole}", "bs=1M", f"count={mebibytes}", "conv=notrunc,fdatasync")
+        run("dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={mebibytes}", "conv=notrunc,fdatasync")
         return time.monotonic() - start
     finally:
-        for path in (source, hole):
+        for path in (source, target):
             if os.path.exists(path):
                 os.unlink(path)
 
 
-def measure(replay, scratch, mebibytes, turns, say, with_floor=False):
+def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False):
     """Seconds of jext4-replay and of e2fsck, and of dd if it is asked for, turn by turn."""
     original, ours, theirs = (os.path.join(scratch, f"replay-{name}.img") for name in ("original", "jext4", "e2fsck"))
     seconds = {"jext4": [], "e2fsck": []}
@@ -158,7 +159,7 @@ def measure(replay, scratch, mebibytes, turns, say, with_floor=False):
             pair = [("jext4", ours, [replay, "apply"], [1]),
                     ("e2fsck", theirs, ["e2fsck", "-y", "-E", "journal_only"], [0, 1])]
             for name, image, command, statuses in pair[::-1] if turn % 2 else pair:
-                seconds[name].append(timed(image, original, command, statuses))
+                seconds[name].append(timed(image, original, command, statuses, is_sparse))
                 say(f"replay {mebibytes} MiB, turn {turn + 1}/{turns}, {name}: {seconds[name][-1]:.2f} s")
             if turn == 0:
                 compare(ours, theirs)
@@ -177,11 +178,12 @@ def main():
     parser.add_argument("--mebibytes", type=int, default=128)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="time dd as well")
+    parser.add_argument("--sparse", action="store_true", help="leave holes in the copies where the image has zeros")
     options = parser.parse_args()
     scratch = tempfile.mkdtemp(prefix="jext4-bench-", dir=os.environ.get("BENCH_SCRATCH", "/var/tmp"))
     try:
         seconds = measure(os.path.abspath(options.replay), scratch, options.mebibytes, options.turns, print,
-                          options.floor)
+                          options.floor, options.sparse)
         ours, theirs = (statistics.median(seconds[name]) for name in ("jext4", "e2fsck"))
         print(f"medians: jext4 {ours:.3f} s, e2fsck {theirs:.3f} s: {theirs / ours:.2f} x as fast")
         if options.floor:
