@@ -149,8 +149,12 @@ package final class FileSystem: Sendable {
 
     /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count:
     /// all, but out of place at most what one transaction can publish.
+    ///
+    /// `answer` is called with the count, at most once, when the write may be acknowledged although it has not ended:
+    /// whatever is called from then on finds it done, or waits. An error after that has aborted the journal.
     package func write(
-        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
+        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root,
+        answer: (Int) -> Void = { _ in }
     ) throws(Ext4Error) -> Int {
         try requireWritable()
         let inode = try inode(number)
@@ -158,7 +162,8 @@ package final class FileSystem: Sendable {
         try inode.checkChangeable(adding: offset >= inode.size)
         try moveOutInlineData(of: inode)
         return try FileData(volume, inode).write(
-            at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
+            at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller),
+            answer: answer)
     }
 
     /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.

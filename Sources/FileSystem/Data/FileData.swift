@@ -71,7 +71,10 @@ struct FileData {
 
     /// Writes `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows. Answers the count: all,
     /// but out of place no more than one transaction can publish, so that this much is there whole or not at all.
-    func write(at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> Int {
+    /// `answer` may get the count earlier: see `MappingCore.ioend`.
+    func write(
+        at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool, answer: (Int) -> Void
+    ) throws(Ext4Error) -> Int {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
         guard !overflow, end <= Self.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
@@ -93,7 +96,7 @@ struct FileData {
         if let batch {
             batch.absorb(write, endOfData: end)
         } else {
-            try core.ioend(write, endOfData: range.upperBound)
+            try core.ioend(write, endOfData: range.upperBound) { answer(range.count) }
         }
         return range.count
     }
