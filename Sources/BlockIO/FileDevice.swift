@@ -9,25 +9,41 @@ internal import Synchronization
 /// started at once as well, so that the device works while the next one is copied. A flush waits for all. Large reads
 /// are direct where the file system below allows it: no copy, and no second copy kept. The kernel keeps the two
 /// coherent. Small reads ask for no readahead, since what is worth reading ahead is known above.
+///
+/// All of that changes with `DirectIO.always`: no page of it is in the cache.
 package final class FileDevice: BlockDevice {
+    /// What goes past the page cache.
+    package enum DirectIO {
+        case never
+        /// Where it is to be had.
+        case largeReads
+        /// For a device that somebody else writes too, past the cache.
+        case always
+    }
+
     package let byteCount: UInt64
     package let sectorByteCount: Int
     package let isReadOnly: Bool
     private let buffered: CInt
-    /// -1 where direct I/O is not to be had.
+    /// -1 where direct I/O is not to be had, or not wanted.
     private let direct: CInt
+    private let usesCache: Bool
     /// What is large. Measured on a virtual disk: below, the wait for the device costs more than the copy.
     private static let largeByteCount = 64 << 10
     /// The byte of the file where the volume starts (-o offset=).
     private let start: UInt64
 
     /// Opens `path`. `start` is a byte offset, a multiple of 512. A missing or unreadable file is `.io` with its errno.
-    package init(path: String, readOnly: Bool, direct: Bool = true, start: UInt64 = 0) throws(Ext4Error) {
+    package init(
+        path: String, readOnly: Bool, direct: DirectIO = .largeReads, start: UInt64 = 0
+    ) throws(Ext4Error) {
         let access = (readOnly ? O_RDONLY : O_RDWR) | O_CLOEXEC
         let fd = unsafe open(path, access)
         guard fd >= 0 else { throw .io(errno: errno, operation: "open of \(path)", offset: 0, count: 0) }
         buffered = fd
-        self.direct = direct ? unsafe open(path, access | jext4_o_direct) : -1
+        self.direct = direct == .never ? -1 : unsafe open(path, access | jext4_o_direct)
+        let cause = errno
+        usesCache = direct != .always
         posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM)
         isReadOnly = readOnly
         self.start = start
@@ -36,6 +52,9 @@ package final class FileDevice: BlockDevice {
             guard geometry.byteCount >= start else { throw .refused("offset \(start) lies past the end of \(path)") }
             byteCount = (geometry.byteCount - start) / 512 * 512
             sectorByteCount = geometry.sector
+            guard usesCache || self.direct >= 0 else {
+                throw Ext4Error.io(errno: cause, operation: "direct open of \(path)", offset: 0, count: 0)
+            }
         } catch {
             close(fd)
             if self.direct >= 0 { close(self.direct) }
@@ -54,9 +73,11 @@ package final class FileDevice: BlockDevice {
     /// Whether large reads bypass the page cache.
     package var isDirect: Bool { direct >= 0 }
 
+    private var writing: CInt { usesCache ? buffered : direct }
+
     private func startWriting(_ count: Int, at offset: UInt64) {
         // A hint: the flush waits for whatever has not been started.
-        if count >= Self.largeByteCount { _ = jext4_start_writing(buffered, off_t(start + offset), off_t(count)) }
+        if usesCache, count >= Self.largeByteCount { _ = jext4_start_writing(buffered, off_t(start + offset), off_t(count)) }
     }
 
     private static func geometry(of fd: CInt, path: String) throws(Ext4Error) -> (byteCount: UInt64, sector: Int) {
@@ -79,7 +100,8 @@ package final class FileDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
-            let descriptor = direct >= 0 && memory.count >= Self.largeByteCount ? direct : buffered
+            let isDirect = !usesCache || direct >= 0 && memory.count >= Self.largeByteCount
+            let descriptor = isDirect ? direct : buffered
             guard unsafe needsBounce(memory.baseAddress, descriptor) else {
                 return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
             }
@@ -92,8 +114,13 @@ package final class FileDevice: BlockDevice {
     package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {
         try checkRange("write", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeBytes { source throws(Ext4Error) in
-            let memory = unsafe UnsafeMutableRawBufferPointer(mutating: source)
-            try unsafe transfer("write", memory, at: offset) { unsafe put($0, $1, $2, mode) }
+            guard unsafe needsBounce(source.baseAddress, writing) else {
+                let memory = unsafe UnsafeMutableRawBufferPointer(mutating: source)
+                return try unsafe transfer("write", memory, at: offset) { unsafe put($0, $1, $2, mode) }
+            }
+            let bounce = AlignedBuffer(byteCount: source.count)
+            unsafe bounce.memory.copyMemory(from: source)
+            try unsafe transfer("write", bounce.memory, at: offset) { unsafe put($0, $1, $2, mode) }
         }
         startWriting(bytes.byteCount, at: offset)
     }
@@ -109,7 +136,7 @@ package final class FileDevice: BlockDevice {
             let count = some.reduce(0) { $0 + $1.byteCount }
             let vectors = unsafe some.map { unsafe iovec(iov_base: $0.memory.baseAddress, iov_len: $0.byteCount) }
             let done = unsafe jext4_pwritev(
-                buffered, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
+                writing, vectors, CInt(vectors.count), off_t(start + position), mode == .throughToMedia)
             if done != count {
                 // A short or interrupted gather is rare: finish it part by part, where retries are handled.
                 var start = position
@@ -138,9 +165,9 @@ package final class FileDevice: BlockDevice {
     }
 
     private func put(_ memory: UnsafeRawPointer, _ count: Int, _ offset: off_t, _ mode: WriteMode) -> Int {
-        guard mode == .throughToMedia else { return unsafe pwrite(buffered, memory, count, offset) }
+        guard mode == .throughToMedia else { return unsafe pwrite(writing, memory, count, offset) }
         var vector = unsafe iovec(iov_base: UnsafeMutableRawPointer(mutating: memory), iov_len: count)
-        return unsafe jext4_pwritev(buffered, &vector, 1, offset, true)
+        return unsafe jext4_pwritev(writing, &vector, 1, offset, true)
     }
 
     /// Repeats `call` over what is left until all is done; EINTR and short transfers are no errors.

@@ -19,7 +19,7 @@ package struct UndoFile {
 
     /// Opens and checks all of the file, the saved contents too.
     package init(_ path: String) throws(Ext4Error) {
-        file = try FileDevice(path: path, readOnly: true, direct: false)
+        file = try FileDevice(path: path, readOnly: true, direct: .never)
         guard file.byteCount >= UInt64(UndoHeader.byteCount) else {
             throw .refused("\(path) is not an undo file (too short)")
         }

@@ -46,7 +46,7 @@ package struct UndoWriter {
         let keyBlockCount = (pieces.count + capacity - 1) / capacity
         try NewFile.make(path, byteCount: UInt64((2 + keyBlockCount + blockCount) * blockByteCount))
         do throws(Ext4Error) {
-            let file = try FileDevice(path: path, readOnly: false, direct: false)
+            let file = try FileDevice(path: path, readOnly: false, direct: .never)
             try write(superBlock, to: file)
             var position: UInt64 = 2, rest = pieces[...]
             while !rest.isEmpty {

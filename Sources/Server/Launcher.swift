@@ -105,7 +105,12 @@ package enum Launcher {
         let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
         var journal: ImageClaim?
         do throws(Ext4Error) {
-            let image = try FileDevice(path: plan.image, readOnly: words.isReadOnly, start: words.offset)
+            // A kernel that moves data on a block device does so past its page cache; an image file it reaches by way of
+            // a loop device, which uses that of the file.
+            let isShared = words.demandsIomap && claim.isBlockDevice
+            let image = try FileDevice(
+                path: plan.image, readOnly: words.isReadOnly, direct: isShared ? .always : .largeReads,
+                start: words.offset)
             if let path = words.journalPath {
                 journal = try ImageClaim(path, readOnly: words.isReadOnly, lockFile: nil)
                 options.journalDevice = try FileDevice(path: path, readOnly: words.isReadOnly)
@@ -140,7 +145,7 @@ final class ServedMount: Sendable {
         let isRoot = geteuid() == 0
         if plan.words.rings == .demanded { try Rings.allow() }
         let iomap = plan.words.demandsIomap ? SystemIomapKernel(isReadOnly: plan.words.isReadOnly) : nil
-        if iomap != nil { try Self.checkIomap(isRoot: isRoot, volume) }
+        if iomap != nil { try Self.checkIomap(isRoot: isRoot, volume, offset: plan.words.offset) }
         let arguments = isRoot ? [] : KernelMount.userArguments(plan.image, plan.words)
         session = try Session(
             volume, arguments: arguments, words: plan.words, crewLimit: Self.crewLimit, log: log, iomap: iomap)
@@ -176,11 +181,10 @@ final class ServedMount: Sendable {
     private static let crewLimit = 32
 
     /// What fuse-iomap needs, before there is a mount to take down again.
-    private static func checkIomap(isRoot: Bool, _ volume: MountedVolume) throws(Ext4Error) {
+    private static func checkIomap(isRoot: Bool, _ volume: MountedVolume, offset: UInt64) throws(Ext4Error) {
         guard isRoot else { throw .refused("option 'iomap' is for root") }
-        // This server and the kernel meet in the page cache of the file; that of a device is not the kernel's way.
-        guard !volume.isBlockDevice else {
-            throw .refused("option 'iomap' needs an image file, which a loop device takes")
+        guard !volume.isBlockDevice || offset == 0 else {
+            throw .refused("option 'iomap' needs the volume at the start of the device: 'offset' is for image files")
         }
         try SystemIomapKernel.demand()
     }

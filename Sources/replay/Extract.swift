@@ -94,7 +94,7 @@ struct Extract: ParsableCommand {
         }
         try NewFile.make(output, byteCount: UInt64(bytes.byteCount))
         do throws(Ext4Error) {
-            let file = try FileDevice(path: output, readOnly: false, direct: false)
+            let file = try FileDevice(path: output, readOnly: false, direct: .never)
             try file.write(bytes, at: 0)
             try file.flush()
             try NewFile.syncName(output)

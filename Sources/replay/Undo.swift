@@ -31,7 +31,7 @@ struct Undo: ParsableCommand {
     func run() throws {
         let undo = try UndoFile(file)
         let claim = try OpenImage.claim(image, forWriting: true)
-        let device = try FileDevice(path: claim.path, readOnly: false, direct: false, start: offset ?? undo.offset)
+        let device = try FileDevice(path: claim.path, readOnly: false, direct: .never, start: offset ?? undo.offset)
         if !force { try undo.check(device) }
         try undo.restore(to: device)
         Report(json: json).undone(blocks: undo.blockCount)

@@ -68,7 +68,7 @@ struct DirectoryDamageTests {
         let (volume, blocks) = try Self.image(["-O", "^metadata_csum"])
         var random = SeededGenerator(state: 20_240_607)
         for _ in 0..<120 {
-            let file = try FileDevice(path: volume.path, readOnly: true, direct: false)
+            let file = try FileDevice(path: volume.path, readOnly: true, direct: .never)
             let device = OverlayDevice(over: file)
             for _ in 0..<Int.random(in: 1...12, using: &random) {
                 // The root and its nodes are few, so they are chosen more often.
@@ -91,7 +91,7 @@ struct DirectoryDamageTests {
         try #require(large.contains("Indirect levels: 1"))
         // The root, and the first 40 leaves and nodes.
         for (index, block) in blocks.prefix(40).enumerated() {
-            let device = OverlayDevice(over: try FileDevice(path: volume.path, readOnly: true, direct: false))
+            let device = OverlayDevice(over: try FileDevice(path: volume.path, readOnly: true, direct: .never))
             try Self.change(device, block) { $0[LE<UInt8>(40 + index)] ^= 0x10 }
             let fileSystem = try FileSystem.mount(on: device, options: MountOptions())
             let home = try fileSystem.directory("large")

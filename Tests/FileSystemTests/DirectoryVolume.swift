@@ -22,9 +22,10 @@ final class DirectoryVolume {
 
     /// Mounts the volume for `work`, unmounts it, and lets e2fsck judge what is left.
     func mounted<R>(
-        isSound: Bool = true, options: MountOptions = MountOptions(), _ work: (FileSystem) throws -> R
+        isSound: Bool = true, options: MountOptions = MountOptions(), direct: FileDevice.DirectIO = .never,
+        _ work: (FileSystem) throws -> R
     ) throws -> R {
-        let device = try FileDevice(path: path, readOnly: false, direct: false)
+        let device = try FileDevice(path: path, readOnly: false, direct: direct)
         let fileSystem = try FileSystem.mount(on: device, options: options)
         let result: R
         do { result = try work(fileSystem) } catch {

@@ -24,7 +24,7 @@ private final class AttributeVolume {
     deinit { unlink(path) }
 
     func mounted(isSound: Bool = true, _ work: (FileSystem) throws -> Void) throws {
-        let device = try FileDevice(path: path, readOnly: false, direct: false)
+        let device = try FileDevice(path: path, readOnly: false, direct: .never)
         let fileSystem = try FileSystem.mount(on: device, options: MountOptions())
         do { try work(fileSystem) } catch {
             try? fileSystem.unmount()

@@ -1,3 +1,4 @@
+import BlockIO
 import Ext4Format
 import FileSystem
 import Testing
@@ -36,10 +37,12 @@ import Testing
         return options
     }
 
-    /// P7: seeded overwrites of any length give what a byte array gives, and take no block more.
-    @Test(arguments: ["1024", "4096"]) func overwritesGiveWhatAnArrayGives(block: String) throws {
+    /// P7: seeded overwrites of any length give what a byte array gives, and take no block more; past the page cache of
+    /// the device as well.
+    @Test(arguments: [("1024", .never), ("4096", .never), ("1024", .always)] as [(String, FileDevice.DirectIO)])
+    func overwritesGiveWhatAnArrayGives(block: String, direct: FileDevice.DirectIO) throws {
         let volume = try DirectoryVolume(["-b", block])
-        try volume.mounted(options: options) { fileSystem in
+        try volume.mounted(options: options, direct: direct) { fileSystem in
             let file = try makeFile(fileSystem)
             var model = [UInt8](repeating: 1, count: 300_001)
             try write(fileSystem, file, at: 0, 1, model.count)

@@ -61,9 +61,9 @@ struct LivedImage {
 
     private static func mounted(_ image: ImageFile, _ journal: ImageFile?) throws -> FileSystem {
         var options = options
-        options.journalDevice = try journal.map { try FileDevice(path: $0.path, readOnly: false, direct: false) }
+        options.journalDevice = try journal.map { try FileDevice(path: $0.path, readOnly: false, direct: .never) }
         return try FileSystem.mount(
-            on: try FileDevice(path: image.path, readOnly: false, direct: false), options: options)
+            on: try FileDevice(path: image.path, readOnly: false, direct: .never), options: options)
     }
 
     private static func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }

@@ -232,7 +232,7 @@ private func cutAtEachWrite(
             var options = MountOptions()
             options.manualJournal = true
             let system = try FileSystem.mount(
-                on: try FileDevice(path: image.path, readOnly: false, direct: false), options: options)
+                on: try FileDevice(path: image.path, readOnly: false, direct: .never), options: options)
             let caller = Caller(uid: 0, gid: 0, umask: 0o022)
             _ = try system.makeDirectory(
                 try FileName(Array("later".utf8)), in: .root, mode: 0o755, caller: caller)
