@@ -77,7 +77,8 @@ package final class FileDevice: BlockDevice {
 
     private func startWriting(_ count: Int, at offset: UInt64) {
         // A hint: the flush waits for whatever has not been started.
-        if usesCache, count >= Self.largeByteCount { _ = jext4_start_writing(buffered, off_t(start + offset), off_t(count)) }
+        guard usesCache, count >= Self.largeByteCount else { return }
+        _ = jext4_start_writing(buffered, off_t(start + offset), off_t(count))
     }
 
     private static func geometry(of fd: CInt, path: String) throws(Ext4Error) -> (byteCount: UInt64, sector: Int) {
