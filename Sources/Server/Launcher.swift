@@ -105,8 +105,8 @@ package enum Launcher {
         let claim = try ImageClaim(plan.image, readOnly: words.isReadOnly, lockFile: words.lockFile)
         var journal: ImageClaim?
         do throws(Ext4Error) {
-            // A kernel that moves data on a block device does so past its page cache; an image file it reaches by way of
-            // a loop device, which uses that of the file.
+            // A kernel that moves data on a block device does so past its page cache; an image file it reaches by way
+            // of a loop device, which uses that of the file.
             let isShared = words.demandsIomap && claim.isBlockDevice
             let image = try FileDevice(
                 path: plan.image, readOnly: words.isReadOnly, direct: isShared ? .always : .largeReads,
