@@ -123,7 +123,7 @@ import Testing
     /// An append that was written in place and never reported leaves bytes behind the end. A crash after a later write
     /// must not show them, though the kernel has not written its zeros yet.
     @Test func whatACrashLeftBehindTheEndIsNotShown() throws {
-        let mount = try TestMount(threadCount: 1)
+        let mount = try TestMount()
         let before = try mount.create()
         let bytes = TestMount.pattern(24, 100), new = TestMount.pattern(25, 1_024)
         try before.write(bytes, at: 0)
@@ -339,7 +339,7 @@ import Testing
 
     /// What a write did not come to is free for others, but not what another write of the same blocks was promised.
     @Test func whatIsNotUsedGoesBack() throws {
-        let mount = try TestMount(threadCount: 1)
+        let mount = try TestMount()
         let file = try mount.create(), other = try mount.create("other")
         // More than half of the volume, and what one BEGIN gives.
         let most: UInt64 = 4_000 << 10

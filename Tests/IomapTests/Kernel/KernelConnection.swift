@@ -72,7 +72,7 @@ final class KernelConnection {
     /// Serves `fileSystem` until `close`. `minorVersion` is what the kernel says in INIT.
     init(
         _ fileSystem: FileSystem, script: ScriptedKernel = ScriptedKernel(), words: MountWords = MountWords(),
-        minorVersion: UInt32 = 99, threadCount: Int = 4
+        minorVersion: UInt32 = 99, threadCount: Int = 1
     ) throws {
         var pair: [CInt] = [-1, -1]
         try #require(socketpair(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue), 0, &pair) == 0)

@@ -65,7 +65,8 @@ final class TestMount {
     /// The answer to CONFIG.
     let configuration: Message
 
-    init(_ image: TestImage = .small, outOfPlace: Bool = false, threadCount: Int = 4, isManual: Bool = true) throws {
+    /// `isManual`: the journal has no threads, and so the server has but one.
+    init(_ image: TestImage = .small, outOfPlace: Bool = false, isManual: Bool = true) throws {
         let memory = MemoryDevice(try image.make())
         self.memory = memory
         device = memory
@@ -73,7 +74,7 @@ final class TestMount {
         var options = MountOptions.deterministic(manual: isManual)
         options.outOfPlace = outOfPlace
         fileSystem = try FileSystem.mount(on: memory, options: options)
-        connection = try KernelConnection(fileSystem, threadCount: threadCount)
+        connection = try KernelConnection(fileSystem, threadCount: isManual ? 1 : 4)
         configuration = try connection.configure()
     }
 
