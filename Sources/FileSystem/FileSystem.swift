@@ -1,6 +1,5 @@
 package import Ext4Format
 package import Journal
-internal import Synchronization
 internal import Threads
 
 /// A mounted ext4 volume: POSIX operations on inode numbers, without FUSE.
@@ -19,8 +18,6 @@ package final class FileSystem: Sendable {
 
     /// What kernels that move data themselves were promised, by inode number.
     let delegations = Monitor<[UInt32: Delegation]>([:])
-    /// Such a kernel is there. It overwrites what it remembers the place of, and says nothing.
-    let isWrittenUnseen = Atomic(false)
 
     init(volume: Volume, inodes: InodeCache, orphans: OrphanTable) {
         self.volume = volume
@@ -199,7 +196,7 @@ package final class FileSystem: Sendable {
     package func sync(_ number: InodeNumber, dataOnly: Bool) throws(Ext4Error) {
         guard let journal = volume.journal else { return }
         let inode = try inode(number)
-        guard let change = lastChange(of: inode, dataOnly: dataOnly) else {
+        guard let change = inode.lastTransaction(dataOnly: dataOnly) else {
             // Read anew since its last change, or never changed: whatever changed it is in the log or running.
             let running = journal.runningTransaction
             try journal.sync()
@@ -212,7 +209,7 @@ package final class FileSystem: Sendable {
     package func sync(_ number: InodeNumber, dataOnly: Bool, then answer: @escaping DurabilityAnswer) {
         do throws(Ext4Error) {
             if let journal = volume.journal,
-                let change = try lastChange(of: inode(number), dataOnly: dataOnly)
+                let change = try inode(number).lastTransaction(dataOnly: dataOnly)
             {
                 return journal.makeDurable(change.id, isLast: change.isLast, then: answer)
             }
@@ -221,11 +218,6 @@ package final class FileSystem: Sendable {
         } catch {
             answer(error)
         }
-    }
-
-    private func lastChange(of inode: Inode, dataOnly: Bool) -> (id: TransactionID, isLast: Bool)? {
-        guard let change = inode.lastTransaction(dataOnly: dataOnly) else { return nil }
-        return (change.id, change.isLast && !isWrittenUnseen.load(ordering: .acquiring))
     }
 
     /// syncfs: everything finished so far.

@@ -1,4 +1,3 @@
-import BlockIO
 import Ext4Format
 import FileSystem
 import Testing
@@ -31,27 +30,6 @@ import Testing
         #expect(try small.readDirect(0..<8_192) == new)
         #expect(small.remembered.maps.isEmpty)
         try mount.finish()
-    }
-
-    /// P1: an overwrite of what is remembered reaches the device without a word, and fsync must not take what was
-    /// committed before for all there is.
-    @Test func anUnseenOverwriteIsFlushed() throws {
-        let device = try FaultyDevice(MemoryDevice(TestImage.small.make()))
-        var mount = try TestMount(on: device, unit: 1024, options: .deterministic())
-        try mount.create().writeDirect(TestMount.pattern(1, 64 << 10), at: 0)
-        try mount.connection.close()
-        mount = try TestMount(on: device, unit: 1024, options: .deterministic())
-        let file = try mount.open()
-        try file.fsync()
-        // So that what the first fsync asked for is done with.
-        try mount.create("other").fsync()
-        _ = try file.readDirect(0..<file.size)
-        try #require(file.remembered.at(0) != nil)
-        let flushes = device.requestCount(.flush)
-        try file.writeDirect(TestMount.pattern(2, 64 << 10), at: 0)
-        try file.fsync()
-        #expect(device.requestCount(.flush) > flushes)
-        try mount.connection.close()
     }
 
     /// A file whose overwrites go elsewhere is asked about every time.

@@ -1,5 +1,4 @@
 package import Ext4Format
-internal import Synchronization
 
 /// What a kernel that moves the data of a file itself wants to know a mapping for.
 package enum DelegatedUse: Equatable, Sendable {
@@ -94,7 +93,6 @@ extension FileSystem {
         remember: (DelegatedRun) -> Void = { _ in }
     ) throws(Ext4Error) -> DelegatedMapping? {
         let isLook = use == .read || use == .report
-        isWrittenUnseen.store(true, ordering: .releasing)
         if !isLook { try requireWritable() }
         let inode = try delegatedInode(number)
         let most = FileData.maximumSize(volume, inode)

@@ -29,6 +29,8 @@ final class Inode: Sendable {
         var batch: Batch?
         var outOfPlaceChoice: OutOfPlaceChoice?
         weak var delegation: Delegation?
+        /// A kernel that moves the data itself may have written some and not said so.
+        var isWrittenUnseen = false
     }
 
     /// Reads the inode from its table. `.corrupt` on a bad checksum or number; free inodes decode as well.
@@ -172,12 +174,12 @@ final class Inode: Sendable {
     }
 
     /// The transaction that fsync (or fdatasync) must see committed; nil when nothing changed since the inode was read.
-    /// Every write that is ours ends with a change of the inode: `isLast` says that all data of such writes are older
-    /// than the end of that transaction.
+    /// Every write ends with a change of the inode, so `isLast` says that all data written so far are older than the
+    /// end of that transaction.
     func lastTransaction(dataOnly: Bool) -> (id: TransactionID, isLast: Bool)? {
         state.withLock { state in
             guard let id = dataOnly ? state.lastDataTransaction : state.lastTransaction else { return nil }
-            return (id, id == state.lastTransaction)
+            return (id, id == state.lastTransaction && !state.isWrittenUnseen)
         }
     }
 
@@ -211,7 +213,12 @@ final class Inode: Sendable {
     /// What a kernel that moves the data itself was promised; nil when it was nothing so far. The volume owns it.
     var delegation: Delegation? {
         get { state.withLock { $0.delegation } }
-        set { state.withLock { $0.delegation = newValue } }
+        set {
+            state.withLock { state in
+                state.delegation = newValue
+                if newValue != nil { state.isWrittenUnseen = true }
+            }
+        }
     }
 
     /// What its attribute says; nil until somebody has read it. Changed with the inode lock held.
