@@ -196,22 +196,22 @@ package final class FileSystem: Sendable {
     package func sync(_ number: InodeNumber, dataOnly: Bool) throws(Ext4Error) {
         guard let journal = volume.journal else { return }
         let inode = try inode(number)
-        guard let change = inode.lastTransaction(dataOnly: dataOnly) else {
+        guard let transaction = inode.lastTransaction(dataOnly: dataOnly) else {
             // Read anew since its last change, or never changed: whatever changed it is in the log or running.
             let running = journal.runningTransaction
             try journal.sync()
             return inode.noteDurable(running)
         }
-        try journal.makeDurable(change.id, isLast: change.isLast)
+        try journal.makeDurable(transaction)
     }
 
     /// As `sync`, but does not wait: `answer` is called once, on a thread of the journal's or on this one.
     package func sync(_ number: InodeNumber, dataOnly: Bool, then answer: @escaping DurabilityAnswer) {
         do throws(Ext4Error) {
             if let journal = volume.journal,
-                let change = try inode(number).lastTransaction(dataOnly: dataOnly)
+                let transaction = try inode(number).lastTransaction(dataOnly: dataOnly)
             {
-                return journal.makeDurable(change.id, isLast: change.isLast, then: answer)
+                return journal.makeDurable(transaction, then: answer)
             }
             try sync(number, dataOnly: dataOnly)
             answer(nil)

@@ -6,37 +6,32 @@ internal import Threads
 // journal gives on a thread of its own.
 
 extension Journal {
-    /// Returns when the transaction is durable, and with it the data that the caller wrote; starts its commit if it is
-    /// running. Data that may be younger than the transaction take one device flush, shared by all who ask together,
-    /// where no flush of a commit is to come. `isLast`: they are older. What wrote them has changed something in this
-    /// transaction afterwards, so they were on the device before its flush.
-    package func makeDurable(_ transaction: TransactionID, isLast: Bool = false) throws(Ext4Error) {
+    /// Returns when the transaction is durable; starts its commit if it is running. If it is already durable, one
+    /// device flush (shared by all who ask together), so that data written in place is durable too.
+    package func makeDurable(_ transaction: TransactionID) throws(Ext4Error) {
         let (pending, needsFlush): (Transaction?, Bool) = try state.withLock { state throws(Ext4Error) in
             try state.checkUsable()
             switch state.standing(of: transaction) {
             case .running(let running):
                 state.noteRequest()
                 return (running, false)
-            case .committing(let committing, let coversData): return (committing, !coversData && !isLast)
-            case .durable: return (nil, !isLast)
+            case .committing(let committing, let coversData): return (committing, !coversData)
+            case .durable: return (nil, true)
             }
         }
-        var wasEmpty = false
         if let pending {
             try commit(pending)
-            wasEmpty = pending.outcome == Transaction.Outcome.pending
+            if pending.outcome != Transaction.Outcome.pending && !needsFlush { return }
         }
-        if needsFlush || wasEmpty { try flushOrAbort() }
+        try flushOrAbort()
     }
 
     /// As `makeDurable`, but does not wait: `answer` is called once, when the transaction is durable or will never be.
     /// On a thread of the journal's with no lock held, or on this one before the call returns.
-    package func makeDurable(
-        _ transaction: TransactionID, isLast: Bool = false, then answer: @escaping DurabilityAnswer
-    ) {
-        guard !enqueue(answer, for: transaction, isLast: isLast) else { return }
+    package func makeDurable(_ transaction: TransactionID, then answer: @escaping DurabilityAnswer) {
+        guard !enqueue(answer, for: transaction) else { return }
         do throws(Ext4Error) {
-            try makeDurable(transaction, isLast: isLast)
+            try makeDurable(transaction)
             answer(nil)
         } catch {
             answer(error)
@@ -44,9 +39,7 @@ extension Journal {
     }
 
     /// False when no commit to come covers the transaction and the data that the caller wrote before.
-    private func enqueue(
-        _ answer: @escaping DurabilityAnswer, for transaction: TransactionID, isLast: Bool
-    ) -> Bool {
+    private func enqueue(_ answer: @escaping DurabilityAnswer, for transaction: TransactionID) -> Bool {
         guard !options.isManual else { return false }
         let (isTaken, isAllExpected) = state.withLock { state in
             guard state.abortCause == nil, !state.isClosed else { return (false, false) }
@@ -56,7 +49,7 @@ extension Journal {
                 state.running.answers.append(answer)
                 if state.running.answers.count == 1 { commitThread.wake() }
                 return (true, state.hasAllExpected)
-            case .committing(_, let coversData) where coversData || isLast:
+            case .committing(_, coversData: true):
                 state.committing?.answers.append(answer)
                 return (true, false)
             case .committing, .durable: return (false, false)

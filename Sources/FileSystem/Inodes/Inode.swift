@@ -29,8 +29,6 @@ final class Inode: Sendable {
         var batch: Batch?
         var outOfPlaceChoice: OutOfPlaceChoice?
         weak var delegation: Delegation?
-        /// A kernel that moves the data itself may have written some and not said so.
-        var isWrittenUnseen = false
     }
 
     /// Reads the inode from its table. `.corrupt` on a bad checksum or number; free inodes decode as well.
@@ -174,13 +172,8 @@ final class Inode: Sendable {
     }
 
     /// The transaction that fsync (or fdatasync) must see committed; nil when nothing changed since the inode was read.
-    /// Every write ends with a change of the inode, so `isLast` says that all data written so far are older than the
-    /// end of that transaction.
-    func lastTransaction(dataOnly: Bool) -> (id: TransactionID, isLast: Bool)? {
-        state.withLock { state in
-            guard let id = dataOnly ? state.lastDataTransaction : state.lastTransaction else { return nil }
-            return (id, id == state.lastTransaction && !state.isWrittenUnseen)
-        }
+    func lastTransaction(dataOnly: Bool) -> TransactionID? {
+        state.withLock { dataOnly ? $0.lastDataTransaction : $0.lastTransaction }
     }
 
     /// Everything up to `transaction` is durable, and what changed the inode before it was read anew is among it.
@@ -213,12 +206,7 @@ final class Inode: Sendable {
     /// What a kernel that moves the data itself was promised; nil when it was nothing so far. The volume owns it.
     var delegation: Delegation? {
         get { state.withLock { $0.delegation } }
-        set {
-            state.withLock { state in
-                state.delegation = newValue
-                if newValue != nil { state.isWrittenUnseen = true }
-            }
-        }
+        set { state.withLock { $0.delegation = newValue } }
     }
 
     /// What its attribute says; nil until somebody has read it. Changed with the inode lock held.
