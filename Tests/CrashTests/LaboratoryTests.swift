@@ -2,77 +2,14 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import FileSystem
-import Foundation
 import Testing
 
 /// Whole volumes in every state of every epoch, by lazy choice: what `scripts/mutants.py --laboratory` has to find each
 /// mutant with. Each part prints what it explored.
 @Suite struct LaboratoryTests {
-    /// What was explored, and the first failure.
-    private struct Result {
-        let part: String
-        private let clock = ContinuousClock()
-        private let start = ContinuousClock().now
-        private var runs = 0, epochs = 0, complete = 0
-        private var log2States = 0.0
-        private var failure: (outcome: CrashCampaign.Outcome, found: EpochResult.Failure, disk: DiskModel)?
-
-        init(_ part: String) { self.part = part }
-
-        mutating func explore(
-            _ outcome: CrashCampaign.Outcome, _ judge: some CrashJudge, _ disk: DiskModel = DiskModel(),
-            from event: Int = 0, limit: Int = 64
-        ) throws {
-            let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events, disk: disk)
-            var explorer = EpochExplorer(model, judge: judge)
-            explorer.pathLimit = limit
-            explorer.failureLimit = 1
-            for epoch in model.epochs where epoch.event >= event && failure == nil {
-                let found = explorer.explore(epoch)
-                runs += found.pathCount
-                epochs += 1
-                complete += found.isComplete ? 1 : 0
-                log2States = max(log2States, found.log2StateCount)
-                failure = found.failures.first.map { (outcome, $0, disk) }
-            }
-        }
-
-        mutating func explore(
-            _ outcome: CrashCampaign.Outcome, _ disk: DiskModel = DiskModel(), from event: Int = 0, limit: Int = 64
-        ) throws {
-            let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
-            try explore(outcome, judge, disk, from: event, limit: limit)
-        }
-
-        var isDamaged: Bool { failure != nil }
-        private var figures: String {
-            "\(runs) runs, up to 2^\(Int(log2States)) states each epoch, \(clock.now - start)"
-        }
-
-        /// At once, for who waits for it.
-        private static func say(_ text: String) { FileHandle.standardError.write(Data("\(text)\n".utf8)) }
-
-        /// Says what there was. True: nothing was found.
-        func isClean() -> Bool {
-            guard let failure else {
-                Self.say("laboratory: \(part), nothing in \(figures)")
-                return runs > 0 && complete > epochs * 8 / 10
-            }
-            Self.say("laboratory: \(part), damage after \(figures): \(failure.found.problems.first ?? "")")
-            Issue.record("\(KeptTrace(failure.outcome).report(failure.found, failure.disk))")
-            return false
-        }
-
-        /// Says how soon a control has failed, as it must. False: it has not.
-        func isCaught() -> Bool {
-            Self.say("control: \(part), \(isDamaged ? "damage after" : "nothing in") \(figures)")
-            return isDamaged
-        }
-    }
-
     /// P1 and P2 with names and data: whatever was acknowledged is in every state, and nothing is there in part.
     @Test func everyStateHoldsWhatWasAcknowledged() throws {
-        var result = Result("names and data")
+        var result = Exploration("names and data")
         try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record())
         let isClean = result.isClean()
         #expect(isClean)
@@ -83,7 +20,7 @@ import Testing
         var disk = DiskModel()
         disk.honoursFlush = !flush
         disk.honoursFUA = flush
-        var result = Result("\(flush ? "flushes" : "FUA") ignored")
+        var result = Exploration("\(flush ? "flushes" : "FUA") ignored")
         try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record(), disk)
         let isCaught = result.isCaught()
         #expect(isCaught)
@@ -112,7 +49,7 @@ import Testing
             work.syncAll()
             work.unlink("new\(round)")
         }
-        var result = Result("a full volume")
+        var result = Exploration("a full volume")
         let volume = TestVolume("full", block: 1024, mebibytes: 6, journal: 1, "-m", "0", "-N", "64")
         let outcome = try CrashCampaign(seed: 1, volume: volume, operations: work.operations).record()
         // Behind the filling there are eight operations a round, and the unmount.
@@ -126,7 +63,7 @@ import Testing
     /// P5: the n-th write or flush of the journal fails once. What was acknowledged before is there, what was asked for
     /// afterwards was refused, and the volume tells of the error.
     @Test func everyStateOfAnAbortedVolumeHoldsWhatWasAcknowledged() throws {
-        var result = Result("errors of the device"), abortCount = 0
+        var result = Exploration("errors of the device"), abortCount = 0
         for (operation, ordinal) in [(FaultyDevice.Operation.write, 1), (.write, 4), (.flush, 1), (.flush, 2)] {
             let (outcome, failed, isAborted) = try Self.aborted(operation, ordinal)
             try result.explore(outcome, from: failed, limit: 32)
@@ -217,7 +154,7 @@ import Testing
         let tree = try StateChecker.recover(RecordingDevice(OverlayDevice(over: base), recorder: trace))
         let outcome = CrashCampaign.Outcome(
             history: ModelHistory(ModelTree(blockByteCount: 1024)), events: trace.events, base: base.bytes)
-        var result = Result("replay of \(fixture.name)")
+        var result = Exploration("replay of \(fixture.name)")
         try result.explore(outcome, TreeJudge(tree: tree), limit: 128)
         let isClean = result.isClean()
         #expect(isClean)
