@@ -186,8 +186,19 @@ MUTANTS = [
      "if !MUTANT { record.countDirectoryLink(subdirectories.signum()) }", FAST),
 ]
 
-# What else a fault changes: (name, file, text, what takes its place)
+# What else a fault changes: (name, file, text, what takes its place). Where the program would notice and end itself, it
+# must not: the disk is to show the damage.
 MORE = [
+    ("handles are not waited for", "Journal/Commit.swift",
+     "precondition(state.running.transaction === transaction && state.running.handleCount == 0)",
+     "precondition(state.running.transaction === transaction && (MUTANT || state.running.handleCount == 0))"),
+    ("the committing block is logged as the running transaction has it", "Journal/CommitWriter.swift",
+     "                preconditionFailure(\"a committing block was changed without a copy\")\n",
+     "                precondition(MUTANT, \"a committing block was changed without a copy\")\n"
+     "                block.buffer.withBytes { slot.copy($0, at: 0) }\n"),
+    ("the log is marked empty before the checkpoint at close", "Journal/Lifecycle.swift",
+     "precondition(state.running.handleCount == 0 && state.committed.isEmpty)",
+     "precondition(state.running.handleCount == 0 && (MUTANT || state.committed.isEmpty))"),
     ("the checksum of a logged block is not checked", "Journal/LogScan.swift",
      "format.tagChecksum($0, in: expected) == block.checksum",
      "MUTANT || format.tagChecksum($0, in: expected) == block.checksum"),
