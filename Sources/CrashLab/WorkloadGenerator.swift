@@ -64,6 +64,20 @@ package struct WorkloadProfile: Sendable {
         return profile
     }
 
+    /// Changes of few inodes, names and bitmaps, and many syncs: threads that change what a commit is about.
+    package static func syncs(_ operationCount: Int) -> Self {
+        var profile = Self(
+            operationCount,
+            [
+                (.create, 12), (.directory, 2), (.link, 3), (.unlink, 6), (.rename, 4), (.append, 8), (.truncate, 3),
+                (.mode, 8), (.attribute, 3), (.sync, 14), (.directorySync, 6), (.syncAll, 4),
+            ])
+        profile.nameCount = 3
+        profile.fileByteCount = 8 << 10
+        profile.writeByteCount = 2 << 10
+        return profile
+    }
+
     /// Overwrites within and across blocks, in batches and alone, of files that stay.
     package static func overwrites(_ operationCount: Int) -> Self {
         var profile = Self(

@@ -2,77 +2,14 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import FileSystem
-import Foundation
 import Testing
 
 /// Whole volumes in every state of every epoch, by lazy choice: what `scripts/mutants.py --laboratory` has to find each
 /// mutant with. Each part prints what it explored.
 @Suite struct LaboratoryTests {
-    /// What was explored, and the first failure.
-    private struct Result {
-        let part: String
-        private let clock = ContinuousClock()
-        private let start = ContinuousClock().now
-        private var runs = 0, epochs = 0, complete = 0
-        private var log2States = 0.0
-        private var failure: (outcome: CrashCampaign.Outcome, found: EpochResult.Failure, disk: DiskModel)?
-
-        init(_ part: String) { self.part = part }
-
-        mutating func explore(
-            _ outcome: CrashCampaign.Outcome, _ judge: some CrashJudge, _ disk: DiskModel = DiskModel(),
-            from event: Int = 0, limit: Int = 64
-        ) throws {
-            let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events, disk: disk)
-            var explorer = EpochExplorer(model, judge: judge)
-            explorer.pathLimit = limit
-            explorer.failureLimit = 1
-            for epoch in model.epochs where epoch.event >= event && failure == nil {
-                let found = explorer.explore(epoch)
-                runs += found.pathCount
-                epochs += 1
-                complete += found.isComplete ? 1 : 0
-                log2States = max(log2States, found.log2StateCount)
-                failure = found.failures.first.map { (outcome, $0, disk) }
-            }
-        }
-
-        mutating func explore(
-            _ outcome: CrashCampaign.Outcome, _ disk: DiskModel = DiskModel(), from event: Int = 0, limit: Int = 64
-        ) throws {
-            let judge = HistoryJudge(history: outcome.history, progress: WorkloadProgress(outcome.events))
-            try explore(outcome, judge, disk, from: event, limit: limit)
-        }
-
-        var isDamaged: Bool { failure != nil }
-        private var figures: String {
-            "\(runs) runs, up to 2^\(Int(log2States)) states each epoch, \(clock.now - start)"
-        }
-
-        /// At once, for who waits for it.
-        private static func say(_ text: String) { FileHandle.standardError.write(Data("\(text)\n".utf8)) }
-
-        /// Says what there was. True: nothing was found.
-        func isClean() -> Bool {
-            guard let failure else {
-                Self.say("laboratory: \(part), nothing in \(figures)")
-                return runs > 0 && complete > epochs * 8 / 10
-            }
-            Self.say("laboratory: \(part), damage after \(figures): \(failure.found.problems.first ?? "")")
-            Issue.record("\(KeptTrace(failure.outcome).report(failure.found, failure.disk))")
-            return false
-        }
-
-        /// Says how soon a control has failed, as it must. False: it has not.
-        func isCaught() -> Bool {
-            Self.say("control: \(part), \(isDamaged ? "damage after" : "nothing in") \(figures)")
-            return isDamaged
-        }
-    }
-
     /// P1 and P2 with names and data: whatever was acknowledged is in every state, and nothing is there in part.
     @Test func everyStateHoldsWhatWasAcknowledged() throws {
-        var result = Result("names and data")
+        var result = Exploration("names and data")
         try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record())
         let isClean = result.isClean()
         #expect(isClean)
@@ -83,7 +20,7 @@ import Testing
         var disk = DiskModel()
         disk.honoursFlush = !flush
         disk.honoursFUA = flush
-        var result = Result("\(flush ? "flushes" : "FUA") ignored")
+        var result = Exploration("\(flush ? "flushes" : "FUA") ignored")
         try result.explore(CrashCampaign(seed: 909, volume: .small, profile: .mixed(40)).record(), disk)
         let isCaught = result.isCaught()
         #expect(isCaught)
@@ -112,7 +49,7 @@ import Testing
             work.syncAll()
             work.unlink("new\(round)")
         }
-        var result = Result("a full volume")
+        var result = Exploration("a full volume")
         let volume = TestVolume("full", block: 1024, mebibytes: 6, journal: 1, "-m", "0", "-N", "64")
         let outcome = try CrashCampaign(seed: 1, volume: volume, operations: work.operations).record()
         // Behind the filling there are eight operations a round, and the unmount.
@@ -126,7 +63,7 @@ import Testing
     /// P5: the n-th write or flush of the journal fails once. What was acknowledged before is there, what was asked for
     /// afterwards was refused, and the volume tells of the error.
     @Test func everyStateOfAnAbortedVolumeHoldsWhatWasAcknowledged() throws {
-        var result = Result("errors of the device"), abortCount = 0
+        var result = Exploration("errors of the device"), abortCount = 0
         for (operation, ordinal) in [(FaultyDevice.Operation.write, 1), (.write, 4), (.flush, 1), (.flush, 2)] {
             let (outcome, failed, isAborted) = try Self.aborted(operation, ordinal)
             try result.explore(outcome, from: failed, limit: 32)
@@ -134,19 +71,35 @@ import Testing
             // Where the data of a file failed the volume goes on.
             guard isAborted else { continue }
             abortCount += 1
-            let trace = Trace()
-            let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
-            let end = EpochChoices(model, try #require(model.epochs.last))
-            let image = try contents(LazyDevice(end, picks: end.landed(at: end.epoch.event)))
-            let device = RecordingDevice(OverlayDevice(over: MemoryDevice(image)), recorder: trace)
-            let system = try FileSystem.mount(on: device, options: .deterministic())
-            let mounted = trace.events.count
-            try system.unmount()
-            let next = CrashCampaign.Outcome(history: outcome.history, events: trace.events, base: image)
-            try result.explore(next, ErrorJudge(mounted: mounted), limit: 32)
+            for disk in try Self.disksWithAnError(outcome, from: failed) {
+                let trace = Trace()
+                let device = RecordingDevice(OverlayDevice(over: MemoryDevice(disk.image)), recorder: trace)
+                let system = try FileSystem.mount(on: device, options: .deterministic())
+                let mounted = disk.hasRecord ? trace.events.count : Int.max
+                try system.unmount()
+                let next = CrashCampaign.Outcome(history: outcome.history, events: trace.events, base: disk.image)
+                try result.explore(next, ErrorJudge(mounted: mounted), limit: 32)
+            }
         }
         let isClean = result.isClean()
         #expect(isClean && abortCount > 1)
+    }
+
+    /// What the end of an aborted volume leaves; and a power cut when only the log knew of the error.
+    private static func disksWithAnError(
+        _ outcome: CrashCampaign.Outcome, from failed: Int
+    ) throws -> [(image: [UInt8], hasRecord: Bool)] {
+        let model = try CrashModel(base: MemoryDevice(outcome.base), events: outcome.events)
+        let end = EpochChoices(model, try #require(model.epochs.last))
+        let left = LazyDevice(end, picks: end.landed(at: end.epoch.event))
+        let early = model.epochs.lazy.filter { $0.event >= failed }
+            .map { LazyDevice(EpochChoices(model, $0), picks: .required) }
+            .first { disk in
+                guard let volume = try? OfflineVolume(on: OverlayDevice(over: disk)), let journal = volume.journal
+                else { return false }
+                return journal.superBlock.errorNumber != 0 && !volume.superBlock.state.contains(.hasErrors)
+            }
+        return [(try contents(left), true), (try contents(try #require(early)), false)]
     }
 
     /// The recovered volume bears the mark of an error, and remembers which once a mount has returned. (A power cut
@@ -217,29 +170,79 @@ import Testing
         let tree = try StateChecker.recover(RecordingDevice(OverlayDevice(over: base), recorder: trace))
         let outcome = CrashCampaign.Outcome(
             history: ModelHistory(ModelTree(blockByteCount: 1024)), events: trace.events, base: base.bytes)
-        var result = Result("replay of \(fixture.name)")
-        try result.explore(outcome, TreeJudge(tree: tree), limit: 128)
+        var result = Exploration("replay of \(fixture.name)")
+        let judge = TreeJudge(trees: [tree], progress: WorkloadProgress(trace.events))
+        try result.explore(outcome, judge, limit: 128)
         let isClean = result.isClean()
         #expect(isClean)
     }
 
-    /// The recovered volume is whole and holds this tree.
+    /// P1 and P2 for fast commits as Linux makes them, one after the other, where those of the transaction before lie:
+    /// each counts whole or not at all, and from its flush on.
+    @Test func everyStateOfFastCommitsHoldsWhatWasAcknowledged() throws {
+        let image = try FastCommitTests.fixtures[0].load(), area = try FastCommitArea(on: image)
+        let blocks = try area.blocks(of: image)
+        let empty = [UInt8](repeating: 0, count: blocks[0].bytes.count)
+        func disk(_ contents: [[UInt8]]) -> [UInt8] {
+            zip(blocks, contents).reduce(into: image.bytes) { bytes, block in
+                bytes.replaceSubrange(block.0.offset..<block.0.offset + empty.count, with: block.1)
+            }
+        }
+        let trees = try (0...blocks.count).map { count in
+            let contents = blocks.indices.map { $0 < count ? blocks[$0].bytes : empty }
+            return try StateChecker.recover(OverlayDevice(over: MemoryDevice(disk(contents))))
+        }
+        try #require(zip(trees, trees.dropFirst()).allSatisfy { $0 != $1 })
+        let old = blocks.map { area.aged($0.bytes) }
+        let trace = Trace(), base = disk(old)
+        let device = RecordingDevice(OverlayDevice(over: MemoryDevice(base)), recorder: trace)
+        for (index, block) in blocks.enumerated() {
+            device.mark("begin \(index + 1)")
+            // A sector that stays as it is makes no other state.
+            for start in stride(from: 0, to: empty.count, by: 512) {
+                let sector = Array(block.bytes[start..<start + 512])
+                guard sector != Array(old[index][start..<start + 512]) else { continue }
+                try device.write(sector.span.bytes, at: UInt64(block.offset + start), mode: .cached)
+            }
+            try device.flush()
+            device.mark("end \(index + 1)")
+        }
+        let outcome = CrashCampaign.Outcome(
+            history: ModelHistory(ModelTree(blockByteCount: empty.count)), events: trace.events, base: base)
+        var result = Exploration("fast commits")
+        try result.explore(outcome, TreeJudge(trees: trees, progress: WorkloadProgress(trace.events)))
+        let isClean = result.isClean()
+        #expect(isClean)
+    }
+
+    /// The recovered volume is whole and holds one of these trees: at least that of what had returned, at most that of
+    /// what had begun.
     private struct TreeJudge: CrashJudge {
-        let tree: CapturedTree
+        let trees: [CapturedTree]
+        let progress: WorkloadProgress
 
         func recover(_ disk: any BlockDevice) throws(Ext4Error) { try StructureJudge().recover(disk) }
 
-        func examine(_ disk: any BlockDevice) -> [String] {
-            let problems = StructureJudge().examine(disk)
-            guard problems.isEmpty else { return problems }
+        struct Finding {
+            var problems: [String]
+            var tree: CapturedTree?
+        }
+
+        func examine(_ disk: any BlockDevice) -> Finding {
+            var finding = Finding(problems: StructureJudge().examine(disk))
+            guard finding.problems.isEmpty else { return finding }
             do throws(Ext4Error) {
                 var options = MountOptions.deterministic()
                 options.readOnly = true
-                let found = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
-                return found == tree ? [] : ["another tree"]
-            } catch { return ["\(error)"] }
+                finding.tree = try CapturedTree(reading: FileSystem.mount(on: disk, options: options))
+            } catch { finding.problems.append("\(error)") }
+            return finding
         }
 
-        func problems(of finding: [String], in epoch: CrashModel.Epoch) -> [String] { finding }
+        func problems(of finding: Finding, in epoch: CrashModel.Epoch) -> [String] {
+            guard let tree = finding.tree else { return finding.problems }
+            let (begun, returned) = progress.at(epoch.event)
+            return trees[returned...begun].contains(tree) ? [] : ["no tree from \(returned) to \(begun)"]
+        }
     }
 }

@@ -2,6 +2,7 @@ import BlockIO
 import CrashLab
 import Ext4Format
 import Journal
+import Synchronization
 
 /// A random life of a volume on the bench, recorded, with what each block must hold after each durable step.
 struct JournalLife {
@@ -32,6 +33,8 @@ struct JournalLife {
     let versions: [[UInt64: Use]]
     /// The newest durable step that the trace vouches for at each event.
     let acknowledged: [Int]
+    /// From which event on the super block of the log bears an error; `.max`: there is none.
+    let failed: Int
 
     /// What a block holds that is filled with `byte`. One in four begins as the blocks of the log do.
     static func content(_ byte: UInt8) -> [UInt8] {
@@ -61,19 +64,88 @@ struct JournalLife {
         }
     }
 
+    /// The trace of a journal that lets its commit blocks overtake what they commit, as Linux does if it is asked to:
+    /// the flush that would come before such a block comes behind it.
+    private static func asynchronous(_ events: [Trace.Event], _ shape: Bench.Shape) -> [Trace.Event] {
+        let superBlock = shape.runs[0].start.rawValue * UInt64(Bench.blockByteCount)
+        var events = events
+        for index in events.indices.dropLast(3) {
+            guard case .submitted(_, .flush) = events[index], case .completed(_, true) = events[index + 1],
+                case .submitted(let ticket, .write(let offset, let bytes, .throughToMedia)) = events[index + 2],
+                case .completed(_, true) = events[index + 3], offset != superBlock
+            else { continue }
+            let commit: [Trace.Event] = [
+                .submitted(ticket: ticket, .write(offset: offset, bytes: bytes, mode: .cached)), events[index + 3],
+            ]
+            events.replaceSubrange(index...index + 3, with: commit + events[index...index + 1])
+        }
+        return events
+    }
+
     /// Lives.
     init(_ shape: Bench.Shape, _ plan: Plan) throws {
-        base = plan.base
         let trace = Trace()
         var runner = try JournalLifeRunner(shape, plan, trace)
         runner.run(plan)
-        events = trace.events
-        versions = runner.versions
+        let isAsync = shape.incompatible.contains(.asyncCommit)
+        self.init(
+            base: plan.base, events: isAsync ? Self.asynchronous(trace.events, shape) : trace.events,
+            versions: runner.versions)
+    }
+
+    /// Marks in the events name the version that is durable from there on, and "failed".
+    init(base: [UInt8], events: [Trace.Event], versions: [[UInt64: Use]]) {
+        self.base = base
+        self.events = events
+        self.versions = versions
+        failed = events.firstIndex { if case .mark("failed") = $0 { true } else { false } } ?? .max
         var step = 0
         acknowledged = events.map { event in
             if case .mark(let label) = event { step = Int(label) ?? step }
             return step
         }
+    }
+}
+
+/// A life that a test leads step by step.
+struct DirectedLife {
+    let bench: Bench
+    /// For what happens while the journal writes.
+    let spy: WriteSpy
+    private let base: [UInt8]
+    private let trace = Trace()
+    private var current: [UInt64: JournalLife.Use] = [:]
+    private var versions: [[UInt64: JournalLife.Use]] = [[:]]
+
+    init(_ shape: Bench.Shape) throws {
+        base = try Bench.format(shape)
+        spy = WriteSpy(RecordingDevice(MemoryDevice(base), recorder: trace))
+        bench = try Bench(shape, on: spy)
+    }
+
+    /// What it was up to now.
+    var life: JournalLife { JournalLife(base: base, events: trace.events, versions: versions) }
+    var eventCount: Int { trace.events.count }
+
+    /// All at once.
+    mutating func fill(_ numbers: [UInt64], _ byte: UInt8) throws {
+        try put(JournalLife.content(byte), numbers)
+        for number in numbers { current[number] = .metadata(byte) }
+    }
+
+    /// Something that no judge looks for.
+    func put(_ bytes: [UInt8], _ numbers: [UInt64]) throws(Ext4Error) {
+        try bench.journal.withHandle(credits: numbers.count) { handle throws(Ext4Error) in
+            for number in numbers {
+                try handle.modify(try bench.cache.block(FSBlock(number))) { $0.copy(bytes, at: 0) }
+            }
+        }
+    }
+
+    mutating func commit() throws {
+        try bench.journal.commitNow()
+        versions.append(current)
+        trace.marked("\(versions.count - 1)")
     }
 }
 
@@ -87,6 +159,7 @@ private struct JournalLifeRunner {
     private var current: [UInt64: JournalLife.Use]
     /// Blocks freed by the running transaction: nobody may have them before it commits.
     private var pendingFrees: Set<UInt64> = []
+    private var hasCommitted = false
     private(set) var versions: [[UInt64: JournalLife.Use]]
 
     init(_ shape: Bench.Shape, _ plan: JournalLife.Plan, _ trace: Trace) throws {
@@ -94,7 +167,12 @@ private struct JournalLifeRunner {
         faulty = FaultyDevice(MemoryDevice(plan.base))
         spy = WriteSpy(RecordingDevice(faulty, recorder: trace))
         if plan.isDirty { try Bench.recover(shape, spy) }
-        bench = try Bench(shape, on: spy)
+        // A clock that somebody sets back now and then.
+        let times = Mutex(SeededRandom(seed: plan.seed))
+        let clock = { @Sendable in
+            CommitTime(seconds: times.withLock { .random(in: 1...1_700_000_000, using: &$0) }, nanoseconds: 5)
+        }
+        bench = try Bench(shape, on: spy, clock: clock)
         random = SeededRandom(seed: plan.seed)
         current = plan.start
         versions = [plan.start]
@@ -105,17 +183,29 @@ private struct JournalLifeRunner {
         for step in 0..<plan.steps {
             versions.append(current)
             if step == plan.steps / 2, let fault = plan.fault { faulty.arm(.init(fault, ordinal: 2)) }
+            let wasGood = bench.journal.abortCause == nil
             try? self.step()
+            if wasGood, bench.journal.abortCause != nil { trace.marked("failed") }
         }
         if plan.isClosed {
             try? bench.journal.close()
         } else if bench.journal.abortCause == nil, (try? bench.journal.shutDown(.afterCommit)) != nil {
             acknowledge()
+            callInVain()
         }
+    }
+
+    /// After a shutdown nothing changes any more, whoever asks for it.
+    private func callInVain() {
+        for case (let number, .metadata(let byte)) in current.sorted(by: { $0.key < $1.key }) {
+            try? change(number, byte ^ 0x80)
+        }
+        try? bench.journal.commitNow()
     }
 
     private mutating func acknowledge() {
         pendingFrees = []
+        hasCommitted = true
         versions.append(current)
         trace.marked("\(versions.count - 1)")
     }
@@ -171,9 +261,10 @@ private struct JournalLifeRunner {
         acknowledge()
     }
 
-    /// While the transaction is on its way to the log the next one may change a block that it holds.
+    /// While the transaction is on its way to the log the next one may change a block that it holds. In the first
+    /// commit that may be before the block has been copied: the beginning of the log is marked first.
     private mutating func commit(meanwhile number: UInt64, _ byte: UInt8) throws(Ext4Error) {
-        if case .metadata = current[number], random.once(in: 6) {
+        if case .metadata = current[number], random.once(in: hasCommitted ? 6 : 1) {
             // In a log that is nearly full that change would wait for this very commit.
             try bench.journal.checkpointNow()
             let bench = bench

@@ -12,7 +12,8 @@ package struct ConcurrentHistory: Sendable {
         let node: ModelNodeID
         /// So many calls had returned when it began.
         let returnedBefore: Int
-        /// It was the n-th to return, from 1; nil while it is under way.
+        /// It was the n-th to return, from 1; nil while it is under way. An error of the device leaves a call there for
+        /// ever: whether it has taken effect is open.
         package fileprivate(set) var rank: Int?
         /// nil: it has succeeded.
         package fileprivate(set) var failure: Int32?
@@ -143,14 +144,17 @@ package struct ConcurrentHistory: Sendable {
 
     /// The moments of those orders that explain every answer, the newest first.
     var possibleMoments: [Moment] {
-        var isPossible = [Bool](repeating: false, count: moments.count)
-        var queue = latest
+        // What nobody has answered may have taken effect all the same.
+        var whole = self
+        whole.followAll()
+        var isPossible = [Bool](repeating: false, count: whole.moments.count)
+        var queue = whole.latest
         while let number = queue.popLast() {
             guard !isPossible[number] else { continue }
             isPossible[number] = true
-            queue += moments[number].earlier
+            queue += whole.moments[number].earlier
         }
-        let possible = moments.indices.filter { isPossible[$0] }.map { moments[$0] }
+        let possible = whole.moments.indices.filter { isPossible[$0] }.map { whole.moments[$0] }
         return possible.sorted { $0.done.reduce(0, +) > $1.done.reduce(0, +) }
     }
 

@@ -12,6 +12,9 @@ package struct ConcurrentWorkload: Sendable {
     package var profile: WorkloadProfile
     /// See `SeededScheduler`.
     package var switchRate = 3
+    /// The device may fail. A call that it fails, or that is refused afterwards, never returns in the history: whether
+    /// it has taken effect is open, and its thread makes no other.
+    package var meetsErrors = false
     package var options = MountOptions()
 
     package init(seed: UInt64, threadCount: Int, profile: WorkloadProfile) {
@@ -24,9 +27,9 @@ package struct ConcurrentWorkload: Sendable {
         self.profile.weights.removeAll { others.contains($0.call) }
     }
 
-    /// Mounts, lets the threads work, compares what they left with the model, and unmounts. Marks in the trace of the
-    /// device say how many calls had begun and returned: "begin 7", "end 6". `makeDevice` is called once, with the
-    /// scheduler of the threads.
+    /// Mounts, lets the threads work, compares what they left with the model if no error came between, and unmounts.
+    /// Marks in the trace of the device say how many calls had begun and returned: "begin 7", "end 6". `makeDevice` is
+    /// called once, with the scheduler of the threads.
     package func run(
         tree: ModelTree, on makeDevice: (SeededScheduler) -> any BlockDevice
     ) throws(WorkloadFailure) -> ConcurrentHistory {
@@ -44,6 +47,8 @@ private final class ConcurrentRun: Sendable {
     private struct State {
         var history: ConcurrentHistory
         var failure: WorkloadFailure?
+        /// A call has met an error of the device: nobody knows what all have left.
+        var isOpen = false
         /// On each of these there is one reference.
         var numbers: [ModelNodeID: InodeNumber] = [.root: .root]
         /// How many calls use the node right now.
@@ -91,7 +96,7 @@ private final class ConcurrentRun: Sendable {
             }
             for thread in threads { thread.join() }
             if state.withLock({ $0.failure == nil }) { try compare(system) }
-            try perform(.unmount, workload.threadCount, system)
+            _ = try perform(.unmount, workload.threadCount, system)
         } catch { note(error) }
     }
 
@@ -101,9 +106,10 @@ private final class ConcurrentRun: Sendable {
         var generator = WorkloadGenerator(seed: seeds.next() >> 20, profile: workload.profile)
         do throws(WorkloadFailure) {
             for _ in 0..<workload.profile.operationCount where state.withLock({ $0.failure == nil }) {
-                try calls.withReadLock { () throws(WorkloadFailure) in
+                let hasReturned = try calls.withReadLock { () throws(WorkloadFailure) in
                     try perform(next(&generator), thread, system)
                 }
+                guard hasReturned else { return }
                 guard state.withLock({ $0.history.possibleCount > Self.possibleLimit }) else { continue }
                 try calls.withWriteLock { () throws(WorkloadFailure) in try compare(system) }
             }
@@ -125,13 +131,19 @@ private final class ConcurrentRun: Sendable {
 
     // MARK: - Calls
 
-    private func perform(_ operation: Operation, _ thread: Int, _ system: FileSystem) throws(WorkloadFailure) {
+    /// False: an error has come between, and it has not returned.
+    private func perform(_ operation: Operation, _ thread: Int, _ system: FileSystem) throws(WorkloadFailure) -> Bool {
         let index = begin(operation, thread)
         var failure: Int32?, made: InodeNumber?
         do throws(Ext4Error) {
             made = try execute(operation, system)
-        } catch .posix(let errno) { failure = errno } catch { throw .failed(step: index, operation, error) }
+        } catch .posix(let errno) where system.abortCause == nil { failure = errno } catch {
+            guard workload.meetsErrors else { throw .failed(step: index, operation, error) }
+            state.withLock { $0.isOpen = true }
+            return false
+        }
         for number in try finish(operation, index, failure, made) { system.forget(number, count: 1) }
+        return true
     }
 
     /// The inode that the operation has made.
@@ -187,6 +199,7 @@ private final class ConcurrentRun: Sendable {
 
     /// No call is under way.
     private func compare(_ system: FileSystem) throws(WorkloadFailure) {
+        if state.withLock({ $0.isOpen }) { return }
         do throws(Ext4Error) {
             let captured = try CapturedTree(reading: system)
             if let difference = state.withLock({ $0.history.narrow(to: captured) }) { throw .refused(difference) }

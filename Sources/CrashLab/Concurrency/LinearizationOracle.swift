@@ -14,9 +14,13 @@ package struct LinearizationOracle: Oracle {
     }
 
     package func complaints(about state: RecoveredState) throws(Ext4Error) -> [String] {
-        let least = required(state.returned), most = begun(state.begun)
+        complaints(about: state.tree, begun: state.begun, returned: state.returned)
+    }
+
+    func complaints(about tree: CapturedTree, begun: Int, returned: Int) -> [String] {
+        let least = required(returned), most = self.begun(begun)
         let candidates = moments.filter { Self.isLater($0.done, than: least) && Self.isLater(most, than: $0.done) }
-        let match = TreeMatch(state.tree)
+        let match = TreeMatch(tree)
         var differences: [String] = []
         for moment in candidates {
             guard let difference = mismatch(match, moment, candidates) else { return [] }

@@ -3,18 +3,26 @@ package import Ext4Format
 internal import FileSystem
 
 /// Besides being whole, the recovered volume holds the tree of some prefix of the operations: at least what had been
-/// acknowledged as durable before the power cut, and at most the operation under way.
+/// acknowledged as durable before the power cut, and at most the operation under way. Where threads work together, that
+/// of a moment of some order of their calls.
 package struct HistoryJudge: CrashJudge {
-    private let history: ModelHistory
     private let progress: WorkloadProgress
-    private let admitsGarbage: Bool
+    private let complaints: @Sendable (_ tree: CapturedTree, _ begun: Int, _ returned: Int) -> [String]
     private let structure = StructureJudge()
 
     /// `admitsGarbage`: in data that was being overwritten in place, and that no sync covers.
     package init(history: ModelHistory, progress: WorkloadProgress, admitsGarbage: Bool = false) {
-        self.history = history
         self.progress = progress
-        self.admitsGarbage = admitsGarbage
+        complaints = { tree, begun, returned in
+            PrefixOracle.complaints(
+                about: tree, history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
+        }
+    }
+
+    package init(_ history: ConcurrentHistory, progress: WorkloadProgress) {
+        self.progress = progress
+        let oracle = LinearizationOracle(history)
+        complaints = { oracle.complaints(about: $0, begun: $1, returned: $2) }
     }
 
     package func recover(_ disk: any BlockDevice) throws(Ext4Error) { try structure.recover(disk) }
@@ -39,8 +47,7 @@ package struct HistoryJudge: CrashJudge {
         case .broken(let problems): return problems
         case .tree(let tree):
             let (begun, returned) = progress.at(epoch.event)
-            return PrefixOracle.complaints(
-                about: tree, history, begun: begun, returned: returned, admitsGarbage: admitsGarbage)
+            return complaints(tree, begun, returned)
         }
     }
 

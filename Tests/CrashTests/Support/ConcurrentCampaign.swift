@@ -12,6 +12,10 @@ struct ConcurrentCampaign: Sendable {
     var deepEvery = 10
     /// What the next transaction of the journal is called; nil: as mke2fs has it.
     var sequence: UInt32?
+    /// See `ScheduledDevice`.
+    var transferTurns = 1
+    /// What the device fails.
+    var faults: [FaultyDevice.Fault] = []
 
     init(volume: TestVolume, _ workload: ConcurrentWorkload) {
         self.volume = volume
@@ -29,9 +33,12 @@ struct ConcurrentCampaign: Sendable {
     func record() throws -> Outcome {
         let base = try volume.make(sequence: sequence)
         let trace = Trace()
+        var workload = workload
+        workload.meetsErrors = !faults.isEmpty
         let history = try workload.run(tree: ModelTree(blockByteCount: volume.blockByteCount)) { scheduler in
-            let disk = OverlayDevice(over: MemoryDevice(base))
-            return RecordingDevice(ScheduledDevice(disk, scheduler: scheduler), recorder: trace)
+            let disk = FaultyDevice(OverlayDevice(over: MemoryDevice(base)), faults: faults)
+            return RecordingDevice(
+                ScheduledDevice(disk, scheduler: scheduler, turns: transferTurns), recorder: trace)
         }
         return Outcome(history: history, events: trace.events, base: base)
     }
