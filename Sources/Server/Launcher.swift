@@ -182,6 +182,9 @@ final class ServedMount: Sendable {
         guard !volume.isBlockDevice else {
             throw .refused("option 'iomap' needs an image file, which a loop device takes")
         }
+        guard volume.fileSystem.mayDelegate else {
+            throw .refused("option 'iomap' does not go with clusters of several blocks (bigalloc)")
+        }
         try SystemIomapKernel.demand()
     }
 
