@@ -187,6 +187,28 @@ import Testing
         try? system.unmount()
     }
 
+    /// A truncate moves a cluster of many pieces whole, whatever the journal can hold.
+    @Test(arguments: [65_536, 1 << 20]) func aClusterOfManyPiecesIsCut(clusterByteCount: Int) throws {
+        let volume = TestVolume(
+            "1k-large-clusters", block: 1024, mebibytes: 64, journal: 1, "-O", "bigalloc", "-C", "\(clusterByteCount)")
+        let disk = OverlayDevice(over: MemoryDevice(try volume.make()))
+        let system = try FileSystem.mount(on: disk, options: .deterministic())
+        let file = try system.createFile(try FileName(Array("f".utf8)), in: .root, mode: 0o644, caller: .root).inode
+        for offset in stride(from: 0, to: clusterByteCount, by: 2048) {
+            try Self.write(system, file, at: offset, count: 1024)
+        }
+        var changes = AttributeChanges()
+        for size in [clusterByteCount / 2 + 100, clusterByteCount / 4 + 1023, 100] {
+            changes.size = UInt64(size)
+            _ = try system.setAttributes(of: file, changes)
+            #expect(try system.attributes(of: file).size == UInt64(size))
+        }
+        // The map keeps its depth, of one or two nodes.
+        #expect(try system.attributes(of: file).sectorCount <= UInt64(3 * clusterByteCount / 512))
+        try system.unmount()
+        #expect(try Structure.complaints(of: disk) == [])
+    }
+
     /// Blocks of a cluster do not move one by one.
     @Test func nothingIsWrittenOutOfPlace() throws {
         let disk = OverlayDevice(over: MemoryDevice(try TestVolume.clusters.make()))

@@ -95,7 +95,7 @@ extension Preallocation {
             throw .posix(Errno.fileTooBig)
         }
         var credits = 1 + 3 * ExtentTree.creditsNeeded(depth: try tree.depth + 1)
-        credits += try tree.nodeCount(from: min(shift.start, freed.lowerBound), limit: limit)
+        credits += try tree.nodeCount(in: min(shift.start, freed.lowerBound)..<1 << 32, limit: limit)
         var next = freed.lowerBound
         while next < freed.upperBound, credits <= limit {
             let piece = try tree.find(FileBlock(UInt32(next)))

@@ -29,7 +29,7 @@ struct Truncation {
         let steps = try stepsPerHandle()
         let fits = try countSteps(from: first, limit: steps.count) <= steps.count
         let now = volume.now()
-        let credits = 2 + OrphanTable.credits + (tail == nil ? 0 : tailCredits(tail)) + (fits ? steps.credits : 0)
+        let credits = 2 + OrphanTable.credits + (tail?.credits ?? 0) + (fits ? steps.credits : 0)
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             if let tail { try publish(tail, in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -73,6 +73,7 @@ struct Truncation {
     private struct Tail {
         let write: StagedWrite
         let extents: [Extent]
+        let credits: Int
     }
 
     private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> Tail? {
@@ -85,7 +86,19 @@ struct Truncation {
         guard let new = write.mappings.first?.target.start else { preconditionFailure("one cluster, one mapping") }
         let moved = cluster.lowerBound..<block + 1
         try copy(moved, to: new, upTo: size)
-        return Tail(write: write, extents: try extents(of: moved, at: new))
+        return Tail(
+            write: write, extents: try extents(of: moved, at: new), credits: try credits(for: write, cluster))
+    }
+
+    /// The many pieces of a large cluster lie in few nodes.
+    private func credits(for write: StagedWrite, _ cluster: Range<UInt64>) throws(Ext4Error) -> Int {
+        let most = write.credits(for: write.mappings[...], of: volume)
+        guard volume.layout.clusterShift > 0 else { return most }
+        let nodes = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            try ExtentTree(volume: volume, inode: inode).nodeCount(in: cluster, limit: most)
+        }
+        // And the bitmaps and descriptors of the cluster that it has and of the one that it gets.
+        return min(most, write.cost.creditsToWrite(cluster, after: nil, pieces: 1 + nodes) + 4)
     }
 
     /// Blocks of the file as they are mapped, in another place.
@@ -129,10 +142,6 @@ struct Truncation {
         }
     }
     private static let copiedAtOnce: UInt64 = 1 << 20
-
-    private func tailCredits(_ tail: Tail?) -> Int {
-        tail.map { $0.write.credits(for: $0.write.mappings[...], of: volume) } ?? 0
-    }
 
     private func publish(_ tail: Tail, in handle: borrowing Handle) throws(Ext4Error) {
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
