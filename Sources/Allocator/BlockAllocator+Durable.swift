@@ -23,8 +23,9 @@ extension BlockAllocator {
         }
     }
 
-    /// Clears the bits through the handle now: 2 credits per group touched. The blocks can be given out again when the
-    /// transaction is durable. Freeing a free block or a system block is `.corrupt`, before any change.
+    /// Clears the bits of all clusters in which blocks of the run lie through the handle now: 2 credits per group
+    /// touched. They can be given out again when the transaction is durable. Freeing a free block or a system block is
+    /// `.corrupt`, before any change.
     package func free(_ run: BlockRun, in handle: borrowing Handle) throws(Ext4Error) {
         guard run.count > 0 else { return }
         guard !isSystemBlock(run) else {
@@ -75,7 +76,7 @@ extension BlockAllocator {
     /// `system` is what lies in the group of the file system's own.
     func load(_ group: GroupNumber, _ system: [Range<Int>]) throws(Ext4Error) -> BlockGroup {
         let descriptor = try groups.lockedDescriptor(group)
-        let bitCount = Int(layout.blockCount(of: group))
+        let bitCount = Int(layout.clusterCount(of: group))
         let index: BuddyIndex
         if isUninitialized(descriptor) {
             let bytes = initialBitmap(bitCount, system)
@@ -108,7 +109,7 @@ extension BlockAllocator {
 
     private func checksum(of bitmap: RawSpan) -> UInt32 {
         GroupDescriptor.bitmapChecksum(
-            of: bitmap, bitCount: layout.superBlock.blocksPerGroup, superBlock: layout.superBlock)
+            of: bitmap, bitCount: layout.superBlock.clustersPerGroup, superBlock: layout.superBlock)
     }
 
     /// A bitmap as mke2fs would have written it: system blocks and everything behind the end of the group in use.
@@ -161,7 +162,7 @@ extension BlockAllocator {
         guard isRight else {
             throw .corrupt("block bitmap", where: "\(place): " + (areUsed ? "already free" : "already in use"))
         }
-        let count = Int(descriptor.freeBlockCount), limit = Int(layout.blockCount(of: part.group))
+        let count = Int(descriptor.freeBlockCount), limit = Int(layout.clusterCount(of: part.group))
         guard areUsed ? count + part.bits.count <= limit : count >= part.bits.count else {
             throw .corrupt("group descriptor", where: "\(place): \(count) free blocks")
         }
@@ -180,7 +181,7 @@ extension BlockAllocator {
                 initial = nil
             } else {
                 guard let system = state.initialBits else { throw Self.outOfUse(part.group) }
-                initial = initialBitmap(Int(layout.blockCount(of: part.group)), system)
+                initial = initialBitmap(Int(layout.clusterCount(of: part.group)), system)
                 block = try handle.create(found.descriptor.blockBitmap)
             }
             found.descriptor.blockBitmapChecksum = try handle.modify(block) { bytes throws(Ext4Error) in

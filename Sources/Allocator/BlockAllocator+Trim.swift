@@ -3,8 +3,9 @@ internal import Threads
 
 extension BlockAllocator {
     /// Hands the free runs of a group to `discard`, while nobody can be given their blocks: of each what lies in
-    /// `bits` (bits of the group's bitmap), where that is `least` blocks or more. Answers how many blocks these were.
-    /// Takes group locks, but holds none while `discard` runs. A group that cannot be read or trusted is an error.
+    /// `bits` (bits of the group's bitmap), where that is `least` clusters or more. Answers how many clusters these
+    /// were. Takes group locks, but holds none while `discard` runs. A group that cannot be read or trusted is an
+    /// error.
     package func trim(
         _ group: GroupNumber, _ bits: Range<Int>, least: Int, _ discard: (BlockRun) throws(Ext4Error) -> Void
     ) throws(Ext4Error) -> UInt64 {
@@ -16,8 +17,7 @@ extension BlockAllocator {
                 guard let found = try takeFree(group, rest, least) else { return nil }
                 let part = Part(group: group, bits: found)
                 defer { putBack(part) }
-                let start = layout.firstBlock(of: group) + UInt64(found.lowerBound)
-                try discard(BlockRun(start: start, count: UInt32(found.count)))
+                try discard(run(part))
                 return found
             }
             guard let found else { break }
@@ -27,7 +27,7 @@ extension BlockAllocator {
         return count
     }
 
-    /// The first free run of `least` blocks or more, taken out of the in-core map.
+    /// The first free run of `least` clusters or more, taken out of the in-core map.
     private func takeFree(_ group: GroupNumber, _ bits: Range<Int>, _ least: Int) throws(Ext4Error) -> Range<Int>? {
         try withGroup(group) { state throws(Ext4Error) in
             guard !state.isOutOfUse else { throw Self.outOfUse(group) }

@@ -9,6 +9,9 @@ internal import Threads
 /// frees are missing. The durable one is the bitmaps, changed only through a handle: `publish` sets bits of staged
 /// blocks, `free` clears bits, and the in-core map gets the blocks when the transaction is durable.
 ///
+/// It gives out whole clusters: with bigalloc a bit of a bitmap stands for several blocks, else for one. Runs are in
+/// blocks; what is promised, counted and asked for is in clusters. A block of metadata takes one.
+///
 /// Safe from many threads. Takes group locks and, below these, its own leaf locks; no I/O under any but a group's.
 package final class BlockAllocator: Sendable {
     let layout: VolumeLayout
@@ -24,7 +27,7 @@ package final class BlockAllocator: Sendable {
 
     /// Memory for the indexes of loaded groups, and the most groups loaded whatever their size.
     private static let loadedByteLimit = 16 << 20, loadedGroupLimit = 1024
-    /// A search asks for no free run longer than 2^10 blocks, and settles for less after as many groups or descriptor
+    /// A search asks for no free run longer than 2^10 clusters, and settles for less after as many groups or descriptor
     /// blocks: a fragmented volume costs reads once, not on every call.
     private static let largestWantedOrder = 10, attemptLimit = 16, discoverLimit = 8
 
@@ -32,8 +35,8 @@ package final class BlockAllocator: Sendable {
     private static let commitLimit = 3
 
     /// `freeBlockCount` is the sum of the descriptors (`GroupTable.sum`) or the super block's count, as
-    /// `durableFreeBlockCount` goes on from it. `commitToFree` makes the running transaction durable; it is called by
-    /// `reserve` only, when frees that wait for a commit could help.
+    /// `durableFreeBlockCount` goes on from it: blocks. `commitToFree` makes the running transaction durable; it is
+    /// called by `reserve` only, when frees that wait for a commit could help.
     package init(
         layout: VolumeLayout, cache: MetadataCache, groups: GroupTable, freeBlockCount: UInt64,
         commitToFree: @escaping @Sendable () throws(Ext4Error) -> Void = { () throws(Ext4Error) in }
@@ -43,24 +46,24 @@ package final class BlockAllocator: Sendable {
         self.groups = groups
         self.commitToFree = commitToFree
         zone = SystemZone(groups: groups)
-        counts = Monitor(BlockCounts(durable: freeBlockCount))
+        counts = Monitor(BlockCounts(durable: freeBlockCount >> UInt64(layout.clusterShift)))
         let perStripe = Self.loadedByteLimit / GroupTable.stripeCount / (2 * layout.blockByteCount)
         loadedLimit = min(max(perStripe, 2), Self.loadedGroupLimit / GroupTable.stripeCount)
     }
 
     // MARK: Counts
 
-    /// For statfs: free or soon to be free, and not staged. Promised blocks still count as free.
+    /// For statfs, in blocks: free or soon to be free, and not staged. Promised blocks still count as free.
     package var freeBlockCount: UInt64 {
-        counts.withLock { $0.durable - min($0.durable, $0.staged + $0.lost) }
+        counts.withLock { $0.durable - min($0.durable, $0.staged + $0.lost) } << UInt64(layout.clusterShift)
     }
-    /// Clear bits of all bitmaps as the running transaction has them: what goes into the super block.
-    package var durableFreeBlockCount: UInt64 { counts.withLock { $0.durable } }
-    /// Freed by transactions that are not durable yet.
+    /// Blocks behind the clear bits of all bitmaps as the running transaction has them: what goes into the super block.
+    package var durableFreeBlockCount: UInt64 { counts.withLock { $0.durable } << UInt64(layout.clusterShift) }
+    /// Clusters freed by transactions that are not durable yet.
     package var pendingFreeCount: UInt64 { counts.withLock { $0.pending } }
-    /// What could be promised now.
+    /// What could be promised now; clusters.
     var unpromisedBlockCount: UInt64 { counts.withLock { $0.available } }
-    /// Promised and not yet staged.
+    /// Promised and not yet staged; clusters.
     package var reservedBlockCount: UInt64 { counts.withLock { $0.reserved } }
 
     /// Starts the durable count anew from the descriptors. Only while nothing is staged, freed or promised: at mount.
@@ -68,14 +71,15 @@ package final class BlockAllocator: Sendable {
         let sum = try groups.sum()
         counts.withLock {
             precondition($0.staged == 0 && $0.pending == 0 && $0.reserved == 0)
-            $0.durable = sum.freeBlocks
+            $0.durable = sum.freeClusters
         }
     }
 
     // MARK: System blocks
 
     /// Whether a block of the run belongs to the file system itself (copies of the super block and descriptors,
-    /// bitmaps, inode tables, what `protect` added), or lies outside of the volume. Takes group locks.
+    /// bitmaps, inode tables, what `protect` added) or shares a cluster with one, or lies outside of the volume. Takes
+    /// group locks.
     package func isSystemBlock(_ run: BlockRun) -> Bool { zone.contains(run) }
 
     /// Counts a run, such as one of the journal's, as system blocks from now on.
@@ -86,10 +90,10 @@ package final class BlockAllocator: Sendable {
 
     // MARK: Reservations
 
-    /// Promises blocks: ENOSPC is decided here and only here. `privileged` callers may use the reserved blocks. Waits
-    /// for a commit when frees are pending and could help, so no handle may be open.
+    /// Promises `count` clusters: ENOSPC is decided here and only here. `privileged` callers may use the reserved
+    /// blocks. Waits for a commit when frees are pending and could help, so no handle may be open.
     package func reserve(_ count: UInt64, privileged: Bool) throws(Ext4Error) -> BlockReservation {
-        let keep = privileged ? 0 : layout.superBlock.reservedBlockCount
+        let keep = privileged ? 0 : layout.superBlock.reservedBlockCount >> UInt64(layout.clusterShift)
         for _ in 0..<Self.commitLimit {
             let before = counts.withLock { counts -> (isPromised: Bool, released: UInt64, pending: UInt64) in
                 (Self.promise(count, keep, &counts), counts.released, counts.pending)
@@ -113,6 +117,7 @@ package final class BlockAllocator: Sendable {
         _ count: UInt64, privileged: Bool, below limit: UInt64
     ) throws(Ext4Error) -> BlockReservation {
         guard limit < layout.superBlock.blockCount else { return try reserve(count, privileged: privileged) }
+        precondition(layout.clusterShift == 0, "extents, which clusters need, reach every block")
         for isLast in [false, true] {
             let reservation = try reserve(count, privileged: privileged)
             if try hold(reservation, below: limit) { return reservation }
@@ -160,7 +165,7 @@ package final class BlockAllocator: Sendable {
 
     // MARK: Staging
 
-    /// Takes up to `count` adjacent blocks near `goal` out of the in-core map and out of the reservation: at least
+    /// Takes up to `count` adjacent clusters near `goal` out of the in-core map and out of the reservation: at least
     /// one, maybe fewer than asked, all in one group. Nothing on disk changes. ENOSPC only when the reservation is used
     /// up. `.corrupt` when the volume has fewer free blocks than it says, `.io` when others may be in bitmaps that
     /// cannot be read.
@@ -170,7 +175,7 @@ package final class BlockAllocator: Sendable {
         try stage(upTo: count, from: reservation) { claimed throws(Ext4Error) in try findAndTake(claimed, near: goal) }
     }
 
-    /// `find` takes up to so many blocks out of the in-core map.
+    /// `find` takes up to so many clusters out of the in-core map.
     func stage(
         upTo count: UInt32, from reservation: BlockReservation, _ find: (UInt32) throws(Ext4Error) -> BlockRun
     ) throws(Ext4Error) -> BlockRun {
@@ -178,12 +183,12 @@ package final class BlockAllocator: Sendable {
         let claimed = reservation.claim(upTo: UInt64(count))
         guard claimed > 0 else { throw .posix(ENOSPC) }
         do throws(Ext4Error) {
-            let run = try find(UInt32(claimed))
+            let run = try find(UInt32(claimed)), found = UInt64(run.count >> layout.clusterShift)
             counts.withLock {
-                $0.staged += UInt64(run.count)
-                $0.reserved -= UInt64(run.count)
+                $0.staged += found
+                $0.reserved -= found
             }
-            if claimed > UInt64(run.count) { reservation.putBack(claimed - UInt64(run.count)) }
+            if claimed > found { reservation.putBack(claimed - found) }
             return run
         } catch {
             reservation.putBack(claimed)
@@ -191,8 +196,9 @@ package final class BlockAllocator: Sendable {
         }
     }
 
-    /// Takes exactly this run out of the in-core map, promise or not: for a log that says where the blocks are.
-    /// `.corrupt` when one of them is not free, or belongs to the file system itself; nothing has changed then.
+    /// Takes exactly this run, which is of whole clusters, out of the in-core map, promise or not: for a log that says
+    /// where the blocks are. `.corrupt` when one of them is not free, or belongs to the file system itself; nothing has
+    /// changed then.
     package func stage(exactly run: BlockRun) throws(Ext4Error) {
         guard run.count > 0 else { return }
         guard !isSystemBlock(run) else { throw Self.notFree(run) }
@@ -207,7 +213,7 @@ package final class BlockAllocator: Sendable {
                     relist(part.group, state)
                 }
                 counts.withLock { $0.staged += UInt64(part.bits.count) }
-                taken += UInt32(part.bits.count)
+                taken += UInt32(part.bits.count) << layout.clusterShift
             }
         } catch {
             unstage(BlockRun(start: run.start, count: taken))
@@ -219,7 +225,7 @@ package final class BlockAllocator: Sendable {
         .corrupt("blocks to be used", where: "\(run.count) blocks at block \(run.start.rawValue) are not all free")
     }
 
-    /// Staged blocks that were not published go back to the free ones (not to the reservation).
+    /// The clusters of staged blocks that were not published go back to the free ones (not to the reservation).
     package func unstage(_ run: BlockRun) {
         for part in Self.parts(of: run, layout) {
             putBack(part)
@@ -235,7 +241,8 @@ package final class BlockAllocator: Sendable {
         }
     }
 
-    /// stage + publish of one block for metadata. The caller makes it with `handle.create`.
+    /// stage + publish of one cluster for metadata. Answers its first block; the caller makes what it uses of them with
+    /// `handle.create`.
     package func allocate(
         goal: FSBlock, from reservation: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> FSBlock {
@@ -261,13 +268,14 @@ package final class BlockAllocator: Sendable {
         }
     }
 
-    /// Takes what is found out of the in-core map. Nil when nothing is free there.
+    /// Takes what is found of `count` clusters out of the in-core map. Nil when nothing is free there. A goal within a
+    /// cluster, behind blocks of a file that end there, means the next one.
     func search(_ count: UInt32, near goal: FSBlock) throws(Ext4Error) -> BlockRun? {
-        let place = layout.place(of: goal) ?? (GroupNumber(0), 0)
+        let place = layout.place(of: goal + UInt64(layout.superBlock.clusterBlockCount - 1)) ?? (GroupNumber(0), 0)
         return try find(count, place.group, bit: Int(place.bit), before: layout.groupCount)
     }
 
-    /// Takes blocks in one of the groups before `limit`, which `goal` is, and best there from `bit` on.
+    /// Takes clusters in one of the groups before `limit`, which `goal` is, and best there from `bit` on.
     private func find(
         _ count: UInt32, _ goal: GroupNumber, bit: Int, before limit: UInt32
     ) throws(Ext4Error) -> BlockRun? {
@@ -313,8 +321,7 @@ package final class BlockAllocator: Sendable {
                 state.index.take(found)
                 state.stagedCount += found.count
                 relist(group, state)
-                return BlockRun(
-                    start: layout.firstBlock(of: group) + UInt64(found.lowerBound), count: UInt32(found.count))
+                return run(Part(group: group, bits: found))
             }
         } catch {
             if case .aborted = error { throw error }
@@ -350,24 +357,32 @@ package final class BlockAllocator: Sendable {
 
     // MARK: Groups
 
-    /// The blocks of a run that lie in one group, as bits of its bitmap.
+    /// The clusters of a run that lie in one group, as bits of its bitmap.
     struct Part {
         let group: GroupNumber
         let bits: Range<Int>
     }
 
-    /// `run` lies within the volume.
+    /// Also the clusters that the run fills in part. It lies within the volume.
     static func parts(of run: BlockRun, _ layout: VolumeLayout) -> [Part] {
         var parts: [Part] = []
-        var start = run.start, left = Int(run.count)
+        let blocks = layout.wholeClusters(run.start.rawValue..<run.start.rawValue + UInt64(run.count))
+        var start = FSBlock(blocks.lowerBound), left = blocks.count >> Int(layout.clusterShift)
         while left > 0 {
             guard let place = layout.place(of: start) else { preconditionFailure("a run past the end of the volume") }
-            let count = min(left, Int(layout.blockCount(of: place.group)) - Int(place.bit))
+            let count = min(left, Int(layout.clusterCount(of: place.group)) - Int(place.bit))
             parts.append(Part(group: place.group, bits: Int(place.bit)..<Int(place.bit) + count))
-            start = start + UInt64(count)
+            start = start + UInt64(count << Int(layout.clusterShift))
             left -= count
         }
         return parts
+    }
+
+    /// The blocks behind the bits.
+    func run(_ part: Part) -> BlockRun {
+        BlockRun(
+            start: layout.firstBlock(of: part.group) + UInt64(part.bits.lowerBound << Int(layout.clusterShift)),
+            count: UInt32(part.bits.count) << layout.clusterShift)
     }
 
     /// Runs `body` on the in-core view of a group with its lock held, loading it first when needed. A group whose

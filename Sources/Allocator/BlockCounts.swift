@@ -1,6 +1,6 @@
 internal import Ext4Format
 
-/// Where the free blocks of the volume stand. All in blocks.
+/// Where the free clusters of the volume stand. All in clusters.
 struct BlockCounts: Sendable {
     /// Clear bits in the bitmaps as the running transaction has them.
     var durable: UInt64

@@ -1,12 +1,12 @@
 internal import Ext4Format
 internal import Threads
 
-/// The promise of a number of free blocks. What a reservation did not use goes back when it is dropped.
+/// The promise of a number of free clusters. What a reservation did not use goes back when it is dropped.
 package final class BlockReservation: Sendable {
     private struct State {
         /// Promised, wherever they lie.
         var promised: UInt64
-        /// Staged already, since it matters where they lie.
+        /// Staged already, since it matters where they lie: on volumes where a cluster is a block.
         var held: [BlockRun] = []
     }
     private let allocator: BlockAllocator
@@ -23,12 +23,12 @@ package final class BlockReservation: Sendable {
         for run in left.held { allocator.unstage(run) }
     }
 
-    /// Blocks that can still be staged from it.
+    /// Clusters that can still be staged from it.
     package var remaining: UInt64 {
         state.withLock { state in state.held.reduce(state.promised) { $0 + UInt64($1.count) } }
     }
 
-    /// Up to `count` blocks of the promise, for the caller to use or to put back.
+    /// Up to `count` clusters of the promise, for the caller to use or to put back.
     func claim(upTo count: UInt64) -> UInt64 {
         state.withLock { state in
             let claimed = min(count, state.promised)

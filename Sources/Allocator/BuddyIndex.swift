@@ -1,6 +1,7 @@
 internal import Ext4Format
 
 /// The free blocks of one group in memory, and at each power of two which aligned blocks of that size are wholly free.
+/// A block is here what a bit of the bitmap stands for: with bigalloc a cluster.
 ///
 /// Level 0 has a bit per block, set when it is free. Bit n of level k + 1 is the AND of bits 2n and 2n + 1 of level k.
 /// So level k finds a free run of 2^k by scanning few words, and taking or giving a run recomputes only the words above

@@ -56,15 +56,16 @@ struct FileWindows: Sendable {
 }
 
 extension BlockAllocator {
-    /// As `stage`, for a file that grows: `block` is the block of the file that the run is for. What the file's window
-    /// has comes first; otherwise up to `ahead` blocks behind the run are kept for the file, fewer where the volume
-    /// fills up.
+    /// As `stage`, for a file that grows: `block` is the block of the file that the run is for, the first of a cluster.
+    /// What the file's window has comes first; otherwise up to `ahead` clusters behind the run are kept for the file,
+    /// fewer where the volume fills up.
     package func stage(
         upTo count: UInt32, ahead: UInt32, for file: InodeNumber, at block: UInt64, goal: FSBlock,
         from reservation: BlockReservation
     ) throws(Ext4Error) -> BlockRun {
         try stage(upTo: count, from: reservation) { claimed throws(Ext4Error) in
-            if let run = windows.withLock({ $0.take(claimed, of: file, at: block) }) { return run }
+            let wanted = claimed << layout.clusterShift
+            if let run = windows.withLock({ $0.take(wanted, of: file, at: block) }) { return run }
             let kept = min(ahead, UInt32(clamping: unpromisedBlockCount / Self.windowShare))
             if kept > 0, let run = try open(kept, behind: claimed, for: file, at: block, goal) { return run }
             return try findAndTake(claimed, near: goal)
@@ -81,12 +82,14 @@ extension BlockAllocator {
         }
     }
 
+    /// `ahead` and `count` in clusters.
     private func open(
         _ ahead: UInt32, behind count: UInt32, for file: InodeNumber, at block: UInt64, _ goal: FSBlock
     ) throws(Ext4Error) -> BlockRun? {
         try windowGate.withReadLock { () throws(Ext4Error) -> BlockRun? in
             if let run = windows.withLock({ $0.remove(of: file) }) { giveBack(run) }
             guard let found = try search(count + ahead, near: goal) else { return nil }
+            let count = count << layout.clusterShift
             guard found.count > count else { return found }
             let run = BlockRun(start: found.start, count: count)
             let rest = BlockRun(start: found.start + UInt64(count), count: found.count - count)

@@ -27,7 +27,7 @@ package final class GroupTable: Sendable {
         self.report = report
         stripes = (0..<min(Self.stripeCount, max(1, Int(layout.groupCount)))).map { _ in Monitor(GroupStripe()) }
         descriptorsPerBlock = UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
-        let bits = Int(layout.superBlock.blocksPerGroup)
+        let bits = Int(layout.superBlock.clustersPerGroup)
         orders = Monitor(
             GroupOrders(
                 descriptorBlockCount: layout.descriptorBlockCount,
@@ -174,7 +174,7 @@ package final class GroupTable: Sendable {
                 throw .corrupt("group descriptor", where: "group \(group.rawValue): \(table.name) on the \(other.name)")
             }
         }
-        guard descriptor.freeBlockCount <= layout.blockCount(of: group),
+        guard descriptor.freeBlockCount <= layout.clusterCount(of: group),
             descriptor.freeInodeCount <= layout.superBlock.inodesPerGroup,
             descriptor.unusedInodeCount <= layout.superBlock.inodesPerGroup,
             descriptor.directoryCount <= layout.superBlock.inodesPerGroup
@@ -194,15 +194,15 @@ package final class GroupTable: Sendable {
     /// Whether a block holds a copy of the super block or the descriptors, or is kept for more of these.
     func isHeader(_ block: UInt64) -> Bool {
         guard let place = layout.place(of: FSBlock(block)) else { return true }
-        return place.bit < layout.headerBlockCount(of: place.group)
+        return block - layout.firstBlock(of: place.group).rawValue < UInt64(layout.headerBlockCount(of: place.group))
     }
 
     // MARK: Sums
 
     /// The counts of all descriptors, read in large transfers. A damaged descriptor counts as zero and is noted. For
     /// the mount, after recovery: the super block's own counts may be older than the descriptors.
-    package func sum() throws(Ext4Error) -> (freeBlocks: UInt64, freeInodes: UInt32, directories: UInt32) {
-        var blocks: UInt64 = 0, inodes: UInt32 = 0, directories: UInt32 = 0
+    package func sum() throws(Ext4Error) -> (freeClusters: UInt64, freeInodes: UInt32, directories: UInt32) {
+        var clusters: UInt64 = 0, inodes: UInt32 = 0, directories: UInt32 = 0
         let stride = max(1, (1 << 20) / layout.blockByteCount)
         for number in 0..<layout.groupCount {
             if number % (descriptorsPerBlock * UInt32(stride)) == 0 {
@@ -212,7 +212,7 @@ package final class GroupTable: Sendable {
             }
             do throws(Ext4Error) {
                 let one = try descriptor(GroupNumber(number))
-                blocks += UInt64(one.freeBlockCount)
+                clusters += UInt64(one.freeBlockCount)
                 // Cannot overflow: each is at most inodesPerGroup, and all groups together have 2^32 - 1 at most.
                 inodes += one.freeInodeCount
                 directories += one.directoryCount
@@ -221,6 +221,6 @@ package final class GroupTable: Sendable {
                 note(error)
             }
         }
-        return (blocks, inodes, directories)
+        return (clusters, inodes, directories)
     }
 }

@@ -16,12 +16,13 @@ final class SystemZone: Sendable {
         protected.withLock { $0 = Self.merged($0 + [run]) }
     }
 
-    /// Whether any block of a run is a system block or lies outside of the volume. Takes group locks.
+    /// Whether any block of a run shares a cluster with a system block, or lies outside of the volume. Takes group
+    /// locks.
     func contains(_ run: BlockRun) -> Bool {
         guard run.count > 0, let end = run.end?.rawValue, let first = groups.layout.place(of: run.start),
             let last = groups.layout.place(of: FSBlock(end - 1))
         else { return true }
-        let wanted = run.start.rawValue..<end
+        let wanted = groups.layout.wholeClusters(run.start.rawValue..<end)
         if protected.withLock({ Self.overlaps($0, wanted) }) { return true }
         for number in first.group.rawValue...last.group.rawValue {
             if header(of: GroupNumber(number)).overlaps(wanted) { return true }
@@ -33,14 +34,16 @@ final class SystemZone: Sendable {
         return false
     }
 
-    /// The system blocks of one group as bits of its bitmap. Takes group locks.
+    /// The clusters of the system blocks of one group as bits of its bitmap. Takes group locks.
     func bits(in group: GroupNumber) -> [Range<Int>] {
-        let layout = groups.layout
+        let layout = groups.layout, shift = UInt64(layout.clusterShift)
         let start = layout.firstBlock(of: group).rawValue
         let blocks = start..<start + UInt64(layout.blockCount(of: group))
         return ([header(of: group)] + table(group.rawValue >> flexShift)).compactMap {
             let part = $0.clamped(to: blocks)
-            return part.isEmpty ? nil : Int(part.lowerBound - start)..<Int(part.upperBound - start)
+            guard !part.isEmpty else { return nil }
+            let own = layout.wholeClusters(part.lowerBound - start..<part.upperBound - start)
+            return Int(own.lowerBound >> shift)..<Int(own.upperBound >> shift)
         }
     }
 

@@ -2,7 +2,7 @@ internal import Ext4Format
 
 /// Extended attributes, behind the fields of an inode and in blocks of their own.
 extension Survey {
-    /// Gives the number of blocks that count for the inode: each that uses a shared block counts it.
+    /// Gives the number of clusters that count for the inode: each that uses a shared block counts it.
     func checkAttributes(_ inode: InodeNumber, _ record: InodeRecord, _ slot: RawSpan) throws(Ext4Error) -> UInt64 {
         if let area = ExtendedAttributeArea.range(slotByteCount: slot.byteCount, extraSize: record.extraSize) {
             let bytes = slot.extracting(area)

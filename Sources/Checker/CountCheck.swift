@@ -11,12 +11,12 @@ extension Survey {
         for (index, descriptor) in descriptors.enumerated() {
             let group = UInt32(index)
             checkOwners(group)
-            let blocks = UInt64(layout.blockCount(of: GroupNumber(group))) - UInt64(markedBlocks.count(index))
+            let clusters = UInt64(layout.clusterCount(of: GroupNumber(group))) - UInt64(markedBlocks.count(index))
             let inodes = UInt64(superBlock.inodesPerGroup) - UInt64(markedInodes.count(index))
-            check(.groupFreeBlocks, group, UInt64(descriptor.freeBlockCount), blocks)
+            check(.groupFreeBlocks, group, UInt64(descriptor.freeBlockCount), clusters)
             check(.groupFreeInodes, group, UInt64(descriptor.freeInodeCount), inodes)
             check(.groupDirectories, group, UInt64(descriptor.directoryCount), UInt64(directoryCounts[index]))
-            freeBlocks += blocks
+            freeBlocks += clusters << UInt64(layout.clusterShift)
             freeInodes += inodes
         }
         check(.freeBlockCount, nil, superBlock.freeBlockCount, freeBlocks)
@@ -28,12 +28,11 @@ extension Survey {
     }
 
     private func checkOwners(_ group: UInt32) {
-        let first = layout.firstBlock(of: GroupNumber(group)).rawValue
         if let bit = owned.first(Int(group), notIn: markedBlocks) {
-            report(.blockNotMarked, block: first + UInt64(bit), group: group, "it is free by the bitmap")
+            report(.blockNotMarked, block: block(of: bit, in: group), group: group, "it is free by the bitmap")
         }
         if let bit = markedBlocks.first(Int(group), notIn: owned) {
-            report(.blockLeaked, block: first + UInt64(bit), group: group, "nobody has it")
+            report(.blockLeaked, block: block(of: bit, in: group), group: group, "nobody has it")
         }
     }
 }

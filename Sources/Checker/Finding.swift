@@ -43,6 +43,7 @@ package struct Finding: Equatable, Sendable, CustomStringConvertible {
         // Blocks.
         case blockOutside = "a mapped block lies in the volume"
         case blockClaimedTwice = "a block belongs to one owner"
+        case clusterPlace = "a block has the place in its cluster that it has in the file"
         case blockNotMarked = "a block that belongs to somebody is marked"
         case blockLeaked = "a marked block belongs to somebody"
 

@@ -4,7 +4,9 @@ internal import Ext4Format
 extension Survey {
     func checkGroups() {
         readDescriptors()
-        for group in 0..<UInt32(descriptors.count) { claimMetadata(group) }
+        var places: [Range<UInt64>] = []
+        for group in 0..<UInt32(descriptors.count) { places += claimMetadata(group) }
+        checkOverlap(places)
         for group in 0..<UInt32(descriptors.count) {
             checkBlockBitmap(group)
             checkInodeBitmap(group)
@@ -31,11 +33,22 @@ extension Survey {
         }
     }
 
-    private func claimMetadata(_ group: UInt32) {
+    /// In one cluster there may be blocks of several groups: that no block is of two is checked by the blocks.
+    private func checkOverlap(_ places: [Range<UInt64>]) {
+        guard superBlock.hasClusters else { return }
+        let sorted = places.sorted { $0.lowerBound < $1.lowerBound }
+        for (one, next) in zip(sorted, sorted.dropFirst()) where one.upperBound > next.lowerBound {
+            report(.blockClaimedTwice, block: next.lowerBound, "it has another owner already")
+        }
+    }
+
+    /// Gives the blocks that the group itself takes their owner, and answers them.
+    private func claimMetadata(_ group: UInt32) -> [Range<UInt64>] {
         let first = layout.firstBlock(of: GroupNumber(group)).rawValue
         let header = UInt64(layout.headerBlockCount(of: GroupNumber(group)))
         let size = UInt64(layout.blockCount(of: GroupNumber(group)))
-        if header > 0 { claim(first, min(header, size), nil) }
+        var places: [Range<UInt64>] = []
+        if header > 0 { places.append(first..<first + min(header, size)) }
         let descriptor = descriptors[Int(group)]
         let isFlexible = superBlock.features.incompatible.contains(.flexibleGroups)
         let area = isFlexible ? UInt64(superBlock.firstDataBlock)..<superBlock.blockCount : first..<first + size
@@ -48,8 +61,10 @@ extension Survey {
                 report(.metadataPlace, block: start.rawValue, group: group, "the \(name) is not in \(area)")
                 continue
             }
-            claim(start.rawValue, count, nil)
+            places.append(start.rawValue..<start.rawValue + count)
         }
+        for place in places { claim(place.lowerBound, UInt64(place.count), nil) }
+        return places
     }
 
     private func checkBlockBitmap(_ group: UInt32) {
@@ -61,9 +76,9 @@ extension Survey {
         guard isInVolume(block) else { return }
         attempt(.blockBitmap, block: block, group: group) { () throws(Ext4Error) in
             try withBlock(block) { bytes in
-                let count = layout.blockCount(of: GroupNumber(group))
+                let count = layout.clusterCount(of: GroupNumber(group))
                 checkBitmap(
-                    .blockBitmap, bytes, group, block, bitCount: superBlock.blocksPerGroup,
+                    .blockBitmap, bytes, group, block, bitCount: superBlock.clustersPerGroup,
                     stored: descriptor.blockBitmapChecksum)
                 markedBlocks.load(bytes, Int(group), bitCount: Int(count))
                 if !Self.isSet(bytes, from: Int(count)) {

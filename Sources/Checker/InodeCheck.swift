@@ -81,19 +81,20 @@ extension Survey {
         kinds[Int(inode.rawValue)] = UInt8(record.mode >> 12)
         linkCounts[Int(inode.rawValue)] = record.linkCount
         checkFlags(inode, record)
-        var blockCount: UInt64 = 0
+        var clusterCount: UInt64 = 0
         switch record.mode >> 12 {
-        case 8: blockCount = checkFile(inode, record, checksum)
-        case 4: blockCount = checkDirectoryInode(inode, record, checksum)
-        case 10: blockCount = checkSymlink(inode, record, checksum)
+        case 8: clusterCount = checkFile(inode, record, checksum)
+        case 4: clusterCount = checkDirectoryInode(inode, record, checksum)
+        case 10: clusterCount = checkSymlink(inode, record, checksum)
         case 1, 2, 6, 12: checkDevice(inode, record)
         default: report(.inodeMode, inode: inode, "mode \(String(record.mode, radix: 8))")
         }
-        blockCount += try checkAttributes(inode, record, slot)
-        checkBlockCount(inode, record, blockCount)
+        clusterCount += try checkAttributes(inode, record, slot)
+        checkBlockCount(inode, record, clusters: clusterCount)
     }
 
-    func checkBlockCount(_ inode: InodeNumber, _ record: InodeRecord, _ blocks: UInt64) {
+    func checkBlockCount(_ inode: InodeNumber, _ record: InodeRecord, clusters: UInt64) {
+        let blocks = clusters << UInt64(layout.clusterShift)
         let unit = record.flags.contains(.hugeFile) ? 1 : UInt64(layout.blockByteCount / 512)
         if record.blockCount != blocks * unit {
             report(.blockCount, inode: inode, "\(record.blockCount) instead of \(blocks * unit)")
@@ -110,7 +111,7 @@ extension Survey {
         if !found.isEmpty { report(.inodeFlags, inode: inode, "flags 0x\(String(found.rawValue, radix: 16))") }
     }
 
-    // MARK: - By type. Each gives the number of blocks that belong to the inode.
+    // MARK: - By type. Each gives the number of clusters that belong to the inode.
 
     private func checkFile(_ inode: InodeNumber, _ record: InodeRecord, _ checksum: InodeChecksum) -> UInt64 {
         let isOrphanFile = inode.rawValue == superBlock.orphanFileInode
@@ -128,7 +129,7 @@ extension Survey {
         }
         if isOrphanFile { (orphanBlocks, orphanSeed) = (blocks, checksum.seed) }
         if isJournal { checkJournal(inode, firstBlock: blocks.first, map) }
-        return map.blockCount
+        return map.clusterCount
     }
 
     private func checkDirectoryInode(_ inode: InodeNumber, _ record: InodeRecord, _ checksum: InodeChecksum) -> UInt64 {
@@ -145,7 +146,7 @@ extension Survey {
         }
         let isIndexed = record.flags.contains(.index)
         directories.append(Directory(inode: inode, seed: checksum.seed, isIndexed: isIndexed, blocks: blocks))
-        return map.blockCount
+        return map.clusterCount
     }
 
     private func checkSymlink(_ inode: InodeNumber, _ record: InodeRecord, _ checksum: InodeChecksum) -> UInt64 {
@@ -161,7 +162,7 @@ extension Survey {
         let map = walkMap(inode, record, checksum) { block = $0.first == 0 ? $0.blocks.lowerBound : nil }
         guard let block, map.writtenEnd == 1, count < layout.blockByteCount else {
             report(.symlink, inode: inode, "\(count) bytes, data up to block \(map.writtenEnd)")
-            return map.blockCount
+            return map.clusterCount
         }
         attempt(.symlink, inode: inode, block: block) { () throws(Ext4Error) in
             try withBlock(block) { bytes in
@@ -171,7 +172,7 @@ extension Survey {
                 }
             }
         }
-        return map.blockCount
+        return map.clusterCount
     }
 
     private func checkDevice(_ inode: InodeNumber, _ record: InodeRecord) {

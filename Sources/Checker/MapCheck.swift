@@ -9,8 +9,8 @@ struct MappedRun {
 
 /// What a walk through the mapping of an inode adds up to.
 struct MapSummary {
-    /// The blocks of data and of the mapping itself.
-    var blockCount: UInt64 = 0
+    /// The clusters of data and of the mapping itself.
+    var clusterCount: UInt64 = 0
     /// The file block behind the last one that holds data.
     var writtenEnd: UInt64 = 0
     /// The file block behind the last one that is mapped.
@@ -27,6 +27,9 @@ extension Survey {
         let area = record.blockArea
         attempt(.extentTree, inode: inode) { () throws(Ext4Error) in
             guard record.flags.contains(.extents) else {
+                guard !superBlock.hasClusters || (0..<InodeRecord.areaByteCount).allSatisfy({ area[$0] == 0 }) else {
+                    throw .corrupt("block map", where: "with clusters of several blocks")
+                }
                 var walk = BlockMapWalk(inode: inode, summary: summary)
                 defer { summary = walk.summary }
                 return try walkBlockMap(unsafe area.span.bytes, &walk, visit)
@@ -43,6 +46,8 @@ extension Survey {
     private struct ExtentWalk {
         let inode: InodeNumber, checksum: InodeChecksum
         var summary: MapSummary
+        /// The cluster that the last extent ended in: its first block in the file, and on the device.
+        var last: (file: UInt64, device: UInt64)?
     }
 
     /// `keys` are the file blocks that the parent leaves to this node.
@@ -81,7 +86,7 @@ extension Survey {
         _ block: UInt64, _ depth: UInt16, _ keys: Range<UInt64>, _ walk: inout ExtentWalk, _ visit: (MappedRun) -> Void
     ) throws(Ext4Error) {
         claim(block, 1, walk.inode)
-        walk.summary.blockCount += 1
+        walk.summary.clusterCount += 1
         try withBlock(block) { bytes throws(Ext4Error) in
             guard !superBlock.hasMetadataChecksums || ExtentNode.isChecksumRight(bytes, walk.checksum) else {
                 throw .corrupt("extent node", where: "block \(block): checksum")
@@ -92,13 +97,30 @@ extension Survey {
 
     private func take(_ extent: Extent, _ walk: inout ExtentWalk, _ visit: (MappedRun) -> Void) {
         let count = UInt64(extent.count), start = extent.start.rawValue
-        claim(start, count, walk.inode)
-        walk.summary.blockCount += count
+        claimClusters(of: extent, &walk)
         walk.summary.end = extent.end
         if !extent.isUnwritten { walk.summary.writtenEnd = extent.end }
         visit(
             MappedRun(
                 first: UInt64(extent.first.rawValue), blocks: start..<start + count, isUnwritten: extent.isUnwritten))
+    }
+
+    /// Extents next to one another in the file may share a cluster of it, and do so on the device then.
+    private func claimClusters(of extent: Extent, _ walk: inout ExtentWalk) {
+        let first = UInt64(extent.first.rawValue), start = extent.start.rawValue
+        let unit = UInt64(superBlock.clusterBlockCount)
+        let file = layout.wholeClusters(first..<extent.end)
+        let device = layout.wholeClusters(start..<start + UInt64(extent.count))
+        let isShared = walk.last.map { $0.file == file.lowerBound } ?? false
+        if (first ^ start) & (unit - 1) != 0 || isShared && walk.last?.device != device.lowerBound {
+            report(.clusterPlace, inode: walk.inode, block: start, "file block \(first)")
+        }
+        let low = isShared && walk.last?.device == device.lowerBound ? device.lowerBound + unit : device.lowerBound
+        if low < device.upperBound {
+            claim(low, device.upperBound - low, walk.inode)
+            walk.summary.clusterCount += (device.upperBound - low) >> UInt64(layout.clusterShift)
+        }
+        walk.last = (file.upperBound - unit, device.upperBound - unit)
     }
 
     // MARK: - Block maps
@@ -134,7 +156,7 @@ extension Survey {
             return walk.skip(level, perBlock)
         }
         let isNew = claim(block, 1, walk.inode)
-        walk.summary.blockCount += 1
+        walk.summary.clusterCount += 1
         guard level > 0 else {
             visit(MappedRun(first: walk.next, blocks: block..<block + 1, isUnwritten: false))
             walk.next += 1

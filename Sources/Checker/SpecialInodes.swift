@@ -13,7 +13,7 @@ extension Survey {
         guard isJournal || inode.rawValue == Self.badBlocks else { return }
         var first: UInt64?
         let map = walkMap(inode, record, checksum) { run in first = first ?? run.blocks.lowerBound }
-        checkBlockCount(inode, record, map.blockCount)
+        checkBlockCount(inode, record, clusters: map.clusterCount)
         guard isJournal else { return }
         if record.mode >> 12 != 8 || record.linkCount == 0 {
             report(.journal, inode: inode, "mode \(String(record.mode, radix: 8)), \(record.linkCount) links")
@@ -56,7 +56,7 @@ extension Survey {
         let copies = (1..<layout.groupCount).filter { layout.hasSuperBlock(GroupNumber($0)) }
         let perBlock = UInt64(layout.blockByteCount / 4)
         // A block's place is its number among all blocks of descriptors.
-        let table = UInt64(superBlock.firstDataBlock) + 1
+        let table = superBlock.superBlockPlace.block.rawValue + 1
         let first = table + UInt64(layout.descriptorBlockCount)
         var expected = [UInt32](repeating: 0, count: Int(perBlock))
         for block in first..<first + reserved { expected[Int((block - table) % perBlock)] = UInt32(block) }
@@ -65,7 +65,7 @@ extension Survey {
             let homes = copies.map { UInt32(block + UInt64($0) * UInt64(superBlock.blocksPerGroup)) }
             try expect(homes + [UInt32](repeating: 0, count: Int(perBlock) - homes.count), in: block)
         }
-        checkBlockCount(inode, record, 1 + reserved * UInt64(1 + copies.count))
+        checkBlockCount(inode, record, clusters: 1 + reserved * UInt64(1 + copies.count))
     }
 
     private func expect(_ pointers: [UInt32], in block: UInt64) throws(Ext4Error) {

@@ -15,7 +15,7 @@ final class Survey {
     private(set) var findings: [Finding] = []
 
     var descriptors: [GroupDescriptor] = []
-    /// Which blocks have an owner, and which the bitmaps mark.
+    /// Which clusters have an owner, and which the bitmaps mark. A cluster is a block but with bigalloc.
     var owned: GroupBits, markedBlocks: GroupBits
     var markedInodes: GroupBits
     /// By inode number: the upper four bits of the mode, 0 for an inode that is not in use; and `i_links_count`.
@@ -49,7 +49,7 @@ final class Survey {
         layout = VolumeLayout(superBlock)
         format = DirectoryFormat(superBlock)
         let groups = Int(superBlock.groupCount), inodes = Int(superBlock.inodeCount) + 1
-        owned = GroupBits(groupCount: groups, bitsPerGroup: Int(superBlock.blocksPerGroup))
+        owned = GroupBits(groupCount: groups, bitsPerGroup: Int(superBlock.clustersPerGroup))
         markedBlocks = owned
         markedInodes = GroupBits(groupCount: groups, bitsPerGroup: Int(superBlock.inodesPerGroup))
         kinds = [UInt8](repeating: 0, count: inodes)
@@ -92,26 +92,33 @@ final class Survey {
         return try buffer.withBytes { bytes throws(Ext4Error) in try body(bytes) }
     }
 
-    /// Gives blocks an owner; `inode` is nil for those of the groups. They lie in the volume. False when one of them
-    /// had an owner already.
+    /// Gives the clusters of blocks an owner; `inode` is nil for those of the groups, which may share some. They lie in
+    /// the volume. False when one of them had an owner already.
     @discardableResult func claim(_ start: UInt64, _ count: UInt64, _ inode: InodeNumber?) -> Bool {
-        var start = start
+        let whole = layout.wholeClusters(start..<start + count)
+        var start = whole.lowerBound
         var areNew = true
-        let end = start + count
-        while start < end {
+        while start < whole.upperBound {
             guard let (group, bit) = layout.place(of: FSBlock(start)) else {
                 report(.blockOutside, inode: inode, block: start, "before the first group")
                 return false
             }
-            let bits = Int(bit)..<min(Int(superBlock.blocksPerGroup), Int(bit) + Int(end - start))
-            if let twice = owned.insert(Int(group.rawValue), bits) {
-                let block = layout.firstBlock(of: group) + UInt64(twice)
-                report(.blockClaimedTwice, inode: inode, block: block.rawValue, "it has another owner already")
+            let left = Int((whole.upperBound - start) >> UInt64(layout.clusterShift))
+            let bits = Int(bit)..<min(Int(superBlock.clustersPerGroup), Int(bit) + left)
+            if let twice = owned.insert(Int(group.rawValue), bits), inode != nil || !superBlock.hasClusters {
+                report(
+                    .blockClaimedTwice, inode: inode, block: block(of: twice, in: group.rawValue),
+                    "it has another owner already")
                 areNew = false
             }
-            start += UInt64(bits.count)
+            start += UInt64(bits.count) << UInt64(layout.clusterShift)
         }
         return areNew
+    }
+
+    /// The first block of what a bit of a block bitmap stands for.
+    func block(of bit: Int, in group: UInt32) -> UInt64 {
+        layout.firstBlock(of: GroupNumber(group)).rawValue + UInt64(bit) << UInt64(layout.clusterShift)
     }
 
     func isInVolume(_ block: UInt64) -> Bool { layout.place(of: FSBlock(block)) != nil }

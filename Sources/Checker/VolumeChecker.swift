@@ -61,7 +61,7 @@ package struct VolumeChecker {
         ]
         let readOnlyCompatible: Features.ReadOnlyCompatible = [
             .sparseSuper, .largeFile, .hugeFile, .groupChecksums, .directoryLinks, .extraInodeSize, .metadataChecksums,
-            .orphanPresent,
+            .orphanPresent, .bigalloc,
         ]
         return Features.names(features.compatible.subtracting(compatible))
             + Features.names(features.incompatible.subtracting(incompatible))

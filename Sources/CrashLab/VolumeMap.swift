@@ -64,7 +64,8 @@ struct VolumeMap {
             let first = layout.firstBlock(of: GroupNumber(group)).rawValue
             for (index, pair) in zip(before, bytes).enumerated() where pair.0 & ~pair.1 != 0 {
                 for bit in 0..<8 where (pair.0 & ~pair.1) >> UInt8(bit) & 1 == 1 {
-                    freed.insert(first + UInt64(index * 8 + bit))
+                    let low = first + UInt64(index * 8 + bit) << UInt64(layout.clusterShift)
+                    freed.formUnion(low..<low + UInt64(layout.superBlock.clusterBlockCount))
                 }
             }
             bitmaps[block] = (group, bytes)

@@ -3,6 +3,7 @@ package struct GroupDescriptor: Equatable, Sendable {
     package var blockBitmap: FSBlock
     package var inodeBitmap: FSBlock
     package var inodeTable: FSBlock
+    /// `bg_free_blocks_count`: clusters with bigalloc.
     package var freeBlockCount: UInt32
     package var freeInodeCount: UInt32
     package var directoryCount: UInt32

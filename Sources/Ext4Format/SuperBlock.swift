@@ -11,12 +11,15 @@ package struct SuperBlock: Equatable, Sendable {
 
     package let inodeCount: UInt32
     package let blockCount: UInt64
+    /// `s_r_blocks_count` and `s_free_blocks_count`: blocks, with bigalloc too.
     package let reservedBlockCount: UInt64
     package let freeBlockCount: UInt64
     package let freeInodeCount: UInt32
     package let firstDataBlock: UInt32
     package let blockByteCount: Int
     package let blocksPerGroup: UInt32
+    /// What one bit of a block bitmap stands for, in blocks: a power of two, and 1 without bigalloc.
+    package let clusterBlockCount: UInt32
     package let inodesPerGroup: UInt32
     package let state: State
     package let errorsBehaviour: UInt16
@@ -69,6 +72,7 @@ package struct SuperBlock: Equatable, Sendable {
         static var logBlockSize: LE<UInt32> { LE(0x18) }
         static var logClusterSize: LE<UInt32> { LE(0x1C) }
         static var blocksPerGroup: LE<UInt32> { LE(0x20) }
+        static var clustersPerGroup: LE<UInt32> { LE(0x24) }
         static var inodesPerGroup: LE<UInt32> { LE(0x28) }
         package static var mountTime: LE<UInt32> { LE(0x2C) }
         package static var writeTime: LE<UInt32> { LE(0x30) }
@@ -164,10 +168,7 @@ package struct SuperBlock: Equatable, Sendable {
         backupGroups = (0..<2).map { bytes[Layout.backupGroup($0)] }
         (reservedUID, reservedGID) = (bytes[Layout.reservedUID], bytes[Layout.reservedGID])
         errors = VolumeErrors(decoding: bytes)
-        let hasClusters = features.readOnlyCompatible.contains(.bigalloc)
-        guard hasClusters || bytes[Layout.logClusterSize] == logBlockSize || bytes[Layout.logClusterSize] == 0 else {
-            throw Self.bad("cluster size without bigalloc")
-        }
+        clusterBlockCount = try Self.clusterBlockCount(bytes, features, logBlockSize: logBlockSize)
         try checkGeometry(deviceByteCount)
     }
 
@@ -188,13 +189,37 @@ package struct SuperBlock: Equatable, Sendable {
         bytes[Layout.checksum] = value
     }
 
+    private static func clusterBlockCount(
+        _ bytes: RawSpan, _ features: Features, logBlockSize: UInt32
+    ) throws(Ext4Error) -> UInt32 {
+        let logClusterSize = bytes[Layout.logClusterSize]
+        guard features.readOnlyCompatible.contains(.bigalloc) else {
+            guard logClusterSize == logBlockSize || logClusterSize == 0 else {
+                throw bad("cluster size without bigalloc")
+            }
+            return 1
+        }
+        guard (logBlockSize...19).contains(logClusterSize) else {
+            throw bad("cluster size 2^\(10 + UInt64(logClusterSize))")
+        }
+        let count: UInt32 = 1 << (logClusterSize - logBlockSize)
+        guard UInt64(bytes[Layout.clustersPerGroup]) * UInt64(count) == UInt64(bytes[Layout.blocksPerGroup]) else {
+            throw bad("\(bytes[Layout.clustersPerGroup]) clusters per group")
+        }
+        return count
+    }
+
     private func checkGeometry(_ deviceByteCount: UInt64) throws(Ext4Error) {
         let bits = UInt32(blockByteCount) * 8
-        guard firstDataBlock == (blockByteCount == 1024 ? 1 : 0) else {
+        // A cluster begins at a multiple of its size: with them the first group begins before the super block.
+        guard firstDataBlock == (blockByteCount == 1024 && !hasClusters ? 1 : 0) else {
             throw Self.bad("first data block \(firstDataBlock)")
         }
-        guard blocksPerGroup >= 64, blocksPerGroup <= bits, blocksPerGroup % 8 == 0 else {
+        guard clustersPerGroup >= 64, clustersPerGroup <= bits, clustersPerGroup % 8 == 0 else {
             throw Self.bad("\(blocksPerGroup) blocks per group")
+        }
+        guard blockCount % UInt64(clusterBlockCount) == 0 else {
+            throw Self.bad("\(blockCount) blocks in clusters of \(clusterBlockCount)")
         }
         guard inodeByteCount >= 128, inodeByteCount <= blockByteCount, inodeByteCount.nonzeroBitCount == 1 else {
             throw Self.bad("inode size \(inodeByteCount)")
@@ -231,6 +256,9 @@ extension SuperBlock {
     package var groupCount: UInt32 {
         UInt32((blockCount - UInt64(firstDataBlock) + UInt64(blocksPerGroup) - 1) / UInt64(blocksPerGroup))
     }
+    package var hasClusters: Bool { features.readOnlyCompatible.contains(.bigalloc) }
+    /// The bits of a block bitmap that count: `s_clusters_per_group` with bigalloc, else the blocks of a group.
+    package var clustersPerGroup: UInt32 { blocksPerGroup / clusterBlockCount }
     package var hasMetadataChecksums: Bool { features.readOnlyCompatible.contains(.metadataChecksums) }
     /// uninit_bg or metadata_csum: group descriptors have checksums and uninit flags count.
     package var hasGroupChecksums: Bool {

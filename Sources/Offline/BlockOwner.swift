@@ -92,26 +92,30 @@ struct FixedPlaces {
     private func header(_ number: UInt64) -> BlockOwner? {
         let layout = volume.layout
         if FSBlock(number) == layout.superBlock.superBlockPlace.block { return BlockOwner(.superBlock) }
-        guard let (group, bit) = layout.place(of: FSBlock(number)) else { return nil }
+        guard let group = layout.place(of: FSBlock(number))?.group else { return nil }
+        // The primary super block may have a block before it.
+        let start = group.rawValue == 0 ? layout.superBlock.superBlockPlace.block : layout.firstBlock(of: group)
+        guard number >= start.rawValue else { return nil }
+        let index = UInt32(number - start.rawValue)
         let hasSuperBlock = layout.hasSuperBlock(group)
         let copy = group.rawValue == 0 ? nil : group.rawValue
-        if hasSuperBlock && bit == 0 {
+        if hasSuperBlock && index == 0 {
             var owner = BlockOwner(.superBlock)
             owner.copyInGroup = copy
             return owner
         }
-        if let owner = metaDescriptors(number, group, bit) { return owner }
-        guard hasSuperBlock, bit > 0 else { return nil }
+        if let owner = metaDescriptors(number, group, index) { return owner }
+        guard hasSuperBlock, index > 0 else { return nil }
         let isMeta = layout.superBlock.features.incompatible.contains(.metaBlockGroups)
         let tableCount =
             isMeta
             ? min(layout.superBlock.firstMetaBlockGroup, layout.descriptorBlockCount) : layout.descriptorBlockCount
-        if bit <= tableCount {
-            var owner = descriptors(bit - 1)
+        if index <= tableCount {
+            var owner = descriptors(index - 1)
             owner.copyInGroup = copy
             return owner
         }
-        guard bit <= tableCount + UInt32(layout.superBlock.reservedGroupDescriptorBlocks) else { return nil }
+        guard index <= tableCount + UInt32(layout.superBlock.reservedGroupDescriptorBlocks) else { return nil }
         var owner = BlockOwner(.reservedDescriptors)
         owner.copyInGroup = copy
         return owner
@@ -125,11 +129,11 @@ struct FixedPlaces {
     }
 
     /// With meta_bg the descriptors of each run of groups lie in its first group, with copies in its second and last.
-    private func metaDescriptors(_ number: UInt64, _ group: GroupNumber, _ bit: UInt32) -> BlockOwner? {
+    private func metaDescriptors(_ number: UInt64, _ group: GroupNumber, _ offset: UInt32) -> BlockOwner? {
         let layout = volume.layout, perBlock = VolumeReader.descriptorsPerBlock(layout)
         let index = group.rawValue / perBlock
         guard layout.superBlock.features.incompatible.contains(.metaBlockGroups),
-            index >= layout.superBlock.firstMetaBlockGroup, bit == (layout.hasSuperBlock(group) ? 1 : 0)
+            index >= layout.superBlock.firstMetaBlockGroup, offset == (layout.hasSuperBlock(group) ? 1 : 0)
         else { return nil }
         let within = group.rawValue % perBlock
         guard within <= 1 || within == perBlock - 1 else { return nil }

@@ -90,11 +90,10 @@ package struct ReplayChanges {
             return GroupDifference.changes(old, new, groups: groups, width: superBlock.groupDescriptorByteCount)
         case .blockBitmap:
             guard let group = owner.groups?.lowerBound else { return nil }
-            let first = volume.layout.firstBlock(of: GroupNumber(group)).rawValue, unit = volume.clusterBlockCount
-            let blocks = UInt64(volume.layout.blockCount(of: GroupNumber(group)))
             return BitmapDifference.changes(
-                old, new, bitCount: min(Int((blocks + unit - 1) / unit), volume.blockByteCount * 8), first: first,
-                unit: unit, .blockBitmap(group: group))
+                old, new, bitCount: Int(volume.layout.clusterCount(of: GroupNumber(group))),
+                first: volume.layout.firstBlock(of: GroupNumber(group)).rawValue,
+                unit: UInt64(superBlock.clusterBlockCount), .blockBitmap(group: group))
         case .inodeBitmap:
             guard let group = owner.groups?.lowerBound else { return nil }
             return BitmapDifference.changes(

@@ -10,8 +10,6 @@ package final class VolumeReader {
     package let superBlock: SuperBlock
     package let layout: VolumeLayout
     package let directories: DirectoryFormat
-    /// Blocks that one bit of a block bitmap stands for: more than 1 with bigalloc.
-    package let clusterBlockCount: UInt64
     /// Nil for a group whose descriptor points out of the volume.
     private let descriptors: [GroupDescriptor?]
     /// Blocks read one by one, since they are asked for in clusters.
@@ -23,14 +21,9 @@ package final class VolumeReader {
     /// `.corrupt` or `.refused` when the super block cannot be used.
     package init(on device: any BlockDevice) throws(Ext4Error) {
         self.device = device
-        let bytes = try device.superBlockBytes()
-        superBlock = try bytes.withBytes { bytes throws(Ext4Error) in
+        superBlock = try device.superBlockBytes().withBytes { bytes throws(Ext4Error) in
             try SuperBlock(decoding: bytes, deviceByteCount: device.byteCount)
         }
-        // s_log_cluster_size and s_log_block_size.
-        let shift = bytes.withBytes { Int($0[LE<UInt32>(0x1C)]) - Int($0[LE<UInt32>(0x18)]) }
-        let isBigalloc = superBlock.features.readOnlyCompatible.contains(.bigalloc)
-        clusterBlockCount = isBigalloc && (0...30).contains(shift) ? 1 << UInt64(shift) : 1
         layout = VolumeLayout(superBlock)
         directories = DirectoryFormat(superBlock)
         descriptors = try Self.descriptors(layout, device)
@@ -45,7 +38,7 @@ package final class VolumeReader {
     package static func descriptorBlock(_ index: UInt32, _ layout: VolumeLayout) -> FSBlock {
         let superBlock = layout.superBlock
         guard superBlock.features.incompatible.contains(.metaBlockGroups), index >= superBlock.firstMetaBlockGroup
-        else { return FSBlock(UInt64(superBlock.firstDataBlock) + 1 + UInt64(index)) }
+        else { return superBlock.superBlockPlace.block + 1 + UInt64(index) }
         let group = GroupNumber(index * descriptorsPerBlock(layout))
         return layout.firstBlock(of: group) + (layout.hasSuperBlock(group) ? 1 : 0)
     }

@@ -186,6 +186,9 @@ final class ServedMount: Sendable {
         guard !volume.isBlockDevice || offset == 0 else {
             throw .refused("option 'iomap' needs the volume at the start of the device: 'offset' is for image files")
         }
+        guard volume.fileSystem.mayDelegate else {
+            throw .refused("option 'iomap' does not go with clusters of several blocks (bigalloc)")
+        }
         try SystemIomapKernel.demand()
     }
 

@@ -19,7 +19,8 @@ import Testing
             switch Int.random(in: 0..<6, using: &random) {
             case 0, 1:
                 let goal = UInt64.random(in: 0..<volume.superBlock.blockCount, using: &random)
-                let run = try volume.take(UInt32.random(in: 1...700, using: &random), goal: goal)
+                let most = 700 / volume.superBlock.clusterBlockCount
+                let run = try volume.take(UInt32.random(in: 1...most, using: &random), goal: goal)
                 #expect(!volume.blocks.isSystemBlock(run), "seed \(seed), step \(step)")
                 runs.append(run)
             case 2:

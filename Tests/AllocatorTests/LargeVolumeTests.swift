@@ -66,7 +66,7 @@ private final class CountingDevice: BlockDevice {
         #expect(blocks.freeBlockCount == superBlock.freeBlockCount && groups.damage.isEmpty)
         let reads = device.reads.load(ordering: .relaxed)
         let sum = try groups.sum()
-        #expect(sum.freeBlocks == superBlock.freeBlockCount && sum.freeInodes == superBlock.freeInodeCount)
+        #expect(sum.freeClusters == superBlock.freeBlockCount && sum.freeInodes == superBlock.freeInodeCount)
         #expect(device.reads.load(ordering: .relaxed) - reads < 20, "the sum reads descriptors one by one")
     }
 }

@@ -19,7 +19,7 @@ final class Volume: Sendable {
 
         static let small = Shape("-b 1024 -g 2048 -N 512", kilobytes: 20_000)
         /// Every layout that differs for an allocator: block and descriptor sizes, checksums, flex groups, a short last
-        /// group, groups that were never written.
+        /// group, groups that were never written, clusters of several blocks.
         static let all = [
             small,
             Shape("-b 4096 -g 2048 -N 2048 -G 4", kilobytes: 60_004),
@@ -28,6 +28,8 @@ final class Volume: Sendable {
             Shape("-b 1024 -g 2048 -O ^metadata_csum,^uninit_bg,^64bit,^flex_bg -N 1024", kilobytes: 18_000),
             Shape("-b 1024 -g 8192 -O ^flex_bg,^resize_inode,^sparse_super -N 1024", kilobytes: 40_000),
             Shape("-b 4096 -N 4096", kilobytes: 140_000),
+            Shape("-b 1024 -C 4096 -g 2048 -O bigalloc -N 1024", kilobytes: 30_000),
+            Shape("-b 4096 -C 65536 -g 2048 -O bigalloc,^resize_inode -N 1024", kilobytes: 300_032),
         ]
     }
 
@@ -57,7 +59,8 @@ final class Volume: Sendable {
         groups = GroupTable(layout: layout, cache: cache)
         let sum = try groups.sum()
         blocks = BlockAllocator(
-            layout: layout, cache: cache, groups: groups, freeBlockCount: sum.freeBlocks,
+            layout: layout, cache: cache, groups: groups,
+            freeBlockCount: sum.freeClusters << UInt64(layout.clusterShift),
             commitToFree: { [journal] () throws(Ext4Error) in try journal.sync() })
         inodes = InodeAllocator(layout: layout, cache: cache, groups: groups, freeInodeCount: sum.freeInodes)
         journal.setBeforeCommit { [cache, superBlock, blocks, inodes] handle throws(Ext4Error) in
@@ -118,7 +121,7 @@ final class Volume: Sendable {
         try journal.withHandle(credits: 20, body)
     }
 
-    /// Reserves, stages and publishes one run.
+    /// Reserves, stages and publishes one run of so many clusters.
     func take(_ count: UInt32, goal: UInt64 = 0) throws(Ext4Error) -> BlockRun {
         let space = try blocks.reserve(UInt64(count), privileged: true)
         let run = try blocks.stage(upTo: count, goal: FSBlock(goal), from: space)
@@ -142,7 +145,8 @@ final class Volume: Sendable {
     }
 
     /// Reads the image as it is on the device, without cache or allocator: every checksum right, every descriptor's
-    /// counts those of its bitmaps. Answers the clear bits of all block bitmaps that were written.
+    /// counts those of its bitmaps. Answers the blocks that are free, and those that are marked in the bitmaps which
+    /// were written.
     @discardableResult func audit() throws -> (freeBlocks: UInt64, freeInodes: UInt32, used: Set<UInt64>) {
         let bytes = device.bytes, size = superBlock.blockByteCount
         func block(_ number: FSBlock) -> ArraySlice<UInt8> {
@@ -159,19 +163,22 @@ final class Volume: Sendable {
             let isRight = GroupDescriptor.isChecksumRight(part.span.bytes, group: group, superBlock: superBlock)
             #expect(isRight, "descriptor of group \(number)")
             let facts = GroupDescriptor(decoding: part.span.bytes)
-            result.freeBlocks += UInt64(facts.freeBlockCount)
+            result.freeBlocks += UInt64(facts.freeBlockCount) << UInt64(layout.clusterShift)
             result.freeInodes += facts.freeInodeCount
             let blockFlag = facts.flags.contains(.blocksUninitialized)
             if !(superBlock.hasGroupChecksums && blockFlag) {
-                let bitmap = block(facts.blockBitmap), count = Int(layout.blockCount(of: group))
+                let bitmap = block(facts.blockBitmap), count = Int(layout.clusterCount(of: group))
                 let first = layout.firstBlock(of: group).rawValue
                 #expect((0..<count).count { clear(bitmap, $0) } == Int(facts.freeBlockCount), "group \(number)")
-                for bit in 0..<count where !clear(bitmap, bit) { result.used.insert(first + UInt64(bit)) }
+                for bit in 0..<count where !clear(bitmap, bit) {
+                    let start = first + UInt64(bit) << UInt64(layout.clusterShift)
+                    result.used.formUnion(start..<start + UInt64(superBlock.clusterBlockCount))
+                }
                 let isPadded = !(count..<size * 8).contains { clear(bitmap, $0) }
                 #expect(isPadded, "padding of group \(number)")
                 if superBlock.hasMetadataChecksums {
                     let sum = GroupDescriptor.bitmapChecksum(
-                        of: Array(bitmap).span.bytes, bitCount: superBlock.blocksPerGroup, superBlock: superBlock)
+                        of: Array(bitmap).span.bytes, bitCount: superBlock.clustersPerGroup, superBlock: superBlock)
                     #expect(sum == facts.blockBitmapChecksum, "block bitmap of group \(number)")
                 }
             }

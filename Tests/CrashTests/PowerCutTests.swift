@@ -24,8 +24,18 @@ import Testing
         try CrashCampaign(seed: seed, volume: .indirect, profile: profile).run()
     }
 
+    /// Sparse writes, punches and cuts share clusters; and the clusters may be larger than the writes.
+    @Test(arguments: [TestVolume.clusters, .largeClusters], [305, 306] as [UInt64])
+    func filesOfClustersAreWholeAtEveryMoment(volume: TestVolume, seed: UInt64) throws {
+        var profile = WorkloadProfile.data(120)
+        profile.fileByteCount = 30 * volume.blockByteCount
+        let often: [WorkloadProfile.Call] = [.sparse, .punch, .truncate, .allocate]
+        profile.weights = profile.weights.map { often.contains($0.call) ? ($0.call, 15) : $0 }
+        try CrashCampaign(seed: seed, volume: volume, profile: profile).run()
+    }
+
     /// P2 for directories that become hashed trees: a split is there whole or not at all.
-    @Test(arguments: [TestVolume.small, .narrow, .indirect])
+    @Test(arguments: [TestVolume.small, .narrow, .indirect, .clusters])
     func aDirectoryThatGrowsIsWholeAtEveryMoment(volume: TestVolume) throws {
         try CrashCampaign(seed: 303, volume: volume, profile: .names(260)).run()
     }
@@ -38,7 +48,9 @@ import Testing
     }
 
     /// P4: Linux replays our log to the tree that we replay it to.
-    @Test(.enabled(if: Need.loopMounts, "needs root and loop devices"), arguments: [TestVolume.small, .noChecksums])
+    @Test(
+        .enabled(if: Need.loopMounts, "needs root and loop devices"),
+        arguments: [TestVolume.small, .noChecksums, .clusters])
     func linuxReplaysOurLogToTheSameTree(volume: TestVolume) throws {
         let campaign = CrashCampaign(seed: 606, volume: volume, profile: .mixed(120))
         let outcome = try campaign.record()

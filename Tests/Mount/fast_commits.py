@@ -294,7 +294,8 @@ SCENARIOS = [create, make_directories, deep_tree, rename_within, rename_across, 
 # Linux 6.18 commits these in full: neither symlinks nor special files nor directories have fields in a fast commit.
 MAYBE_FULL = [symlinks, attributes, special_files]
 VOLUMES = {"4 KiB": ["-b", "4096"], "1 KiB": ["-b", "1024"],
-           "1 KiB, 128-byte inodes, no checksums": ["-b", "1024", "-I", "128", "-O", "^metadata_csum,^64bit"]}
+           "1 KiB, 128-byte inodes, no checksums": ["-b", "1024", "-I", "128", "-O", "^metadata_csum,^64bit"],
+           "clusters of 8 KiB": ["-b", "1024", "-C", "8192", "-O", "bigalloc", "-N", "4096"]}
 
 
 def populate(base):

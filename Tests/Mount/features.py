@@ -38,6 +38,8 @@ VOLUMES = {
     "fast_commit": ["-O", "fast_commit"],
     "a journal of 4 MiB": ["-J", "size=4"],
     "small groups": ["-b", "1024", "-g", "1024"],
+    "bigalloc": ["-O", "bigalloc", "-C", "16384"],
+    "bigalloc, blocks of 1 KiB, small groups": ["-O", "bigalloc", "-b", "1024", "-C", "4096", "-g", "2048"],
 }
 # What only tune2fs sets.
 TUNED = {"TEA hash": ["-E", "hash_alg=tea"], "legacy hash": ["-E", "hash_alg=legacy"]}
@@ -158,8 +160,13 @@ def debugfs_script(image, text):
     run("debugfs", "-w", "-f", script, image)
 
 
+def bigalloc(image):
+    make_image(image, "128M", "-O", "bigalloc", "-b", "4096", "-C", "65536", "-N", "20000")
+
+
 MADE = {f"blocks of {size >> 10} KiB": large_blocks(size) for size in (8192, 16384, 32768, 65536)}
-MADE |= {"a journal of indirect blocks": indirect_journal, "a journal in many pieces": fragmented_journal}
+MADE |= {"a journal of indirect blocks": indirect_journal, "a journal in many pieces": fragmented_journal,
+         "clusters of 64 KiB": bigalloc}
 # What debugfs does not bring along, or another file system counts differently.
 NOT_DUMPED = ("nlink", "size", "mtime_ns", "xattrs", "mode")
 

@@ -75,9 +75,10 @@ extension FileSystem {
 
     /// Begins a batch: until `commitBatch` what is written to the file is seen by who reads it, and not by a power cut.
     /// One at a time: EBUSY while another process has one; the same process may ask twice. EACCES for who does not own
-    /// the file.
+    /// the file, EOPNOTSUPP on a volume with clusters: see OutOfPlace.swift.
     package func startBatch(_ number: InodeNumber, owner: BatchOwner, by caller: Caller) throws(Ext4Error) {
         try requireWritable()
+        guard !volume.superBlock.hasClusters else { throw .posix(Errno.notSupported) }
         try moveOutInlineData(of: try inode(number))
         try withBatch(of: number, by: caller) { inode, batch throws(Ext4Error) in
             if let batch {

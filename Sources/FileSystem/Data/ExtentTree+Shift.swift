@@ -18,19 +18,20 @@ extension ExtentTree {
         }
     }
 
-    /// How many blocks `apply` changes, the inode not counted: it stops counting behind `limit`.
-    func nodeCount(from start: UInt64, limit: Int) throws(Ext4Error) -> Int {
-        try nodeCount(try root(), from: start, limit: limit)
+    /// How many nodes, the root not counted, may map something in `range`: it stops counting behind `limit`.
+    func nodeCount(in range: Range<UInt64>, limit: Int) throws(Ext4Error) -> Int {
+        try nodeCount(try root(), in: range, limit: limit)
     }
 
-    private func nodeCount(_ node: ExtentNode, from start: UInt64, limit: Int) throws(Ext4Error) -> Int {
+    private func nodeCount(_ node: ExtentNode, in range: Range<UInt64>, limit: Int) throws(Ext4Error) -> Int {
         guard case .inner(let indexes) = node.entries else { return 0 }
         var count = 0
-        for (index, entry) in indexes.enumerated() where Self.reaches(start, indexes, index) {
+        for (index, entry) in indexes.enumerated() where Self.reaches(range.lowerBound, indexes, index) {
+            guard index == 0 || UInt64(entry.first.rawValue) < range.upperBound else { break }
             count += 1
             if node.depth > 1, count <= limit {
                 count += try nodeCount(
-                    try child(entry.child, depth: node.depth - 1).node, from: start, limit: limit - count)
+                    try child(entry.child, depth: node.depth - 1).node, in: range, limit: limit - count)
             }
             if count > limit { break }
         }

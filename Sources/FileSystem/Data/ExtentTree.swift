@@ -286,27 +286,28 @@ struct ExtentTree {
         near goal: FSBlock, from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> CachedBlock {
         let number = try volume.blocks.allocate(goal: goal, from: space, in: handle)
-        try adjustBlockCount(by: 1, in: handle)
+        try adjustClusterCount(by: 1, in: handle)
         return try handle.create(number)
     }
 
     private func freeNode(_ number: FSBlock, _ handle: borrowing Handle) throws(Ext4Error) {
         try handle.revoke(number)
         try volume.free(BlockRun(start: number, count: 1), in: handle)
-        try adjustBlockCount(by: -1, in: handle)
+        try adjustClusterCount(by: -1, in: handle)
     }
 
-    private func adjustBlockCount(by blocks: Int64, in handle: borrowing Handle) throws(Ext4Error) {
+    private func adjustClusterCount(by count: Int64, in handle: borrowing Handle) throws(Ext4Error) {
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
-            record.addBlocks(blocks, volume.blockByteCount)
+            record.addClusters(count, volume.superBlock)
         }
     }
 }
 
 extension InodeRecord {
-    /// `i_blocks` counts 512-byte units, or blocks in files that are huge.
-    mutating func addBlocks(_ blocks: Int64, _ blockByteCount: Int) {
-        let units = flags.contains(.hugeFile) ? blocks : blocks * Int64(blockByteCount / 512)
+    /// `i_blocks` counts whole clusters, in 512-byte units, or in blocks for files that are huge.
+    mutating func addClusters(_ count: Int64, _ superBlock: SuperBlock) {
+        let blocks = count * Int64(superBlock.clusterBlockCount)
+        let units = flags.contains(.hugeFile) ? blocks : blocks * Int64(superBlock.blockByteCount / 512)
         blockCount = blockCount.addingReportingOverflow(UInt64(bitPattern: units)).partialValue
     }
 

@@ -34,7 +34,7 @@ struct FileData {
         guard !overflow else { throw .posix(Errno.invalid) }
         let range = offset..<end
         // The span cannot be captured by the closure that the lock runs, so the lock is held by hand-over.
-        let lease = inode.ranges.acquire(blockRange(range), exclusive: false)
+        let lease = inode.ranges.acquire(rounded(range, to: unit), exclusive: false)
         defer { lease.release() }
         let size = inode.size
         guard offset < size else { return 0 }
@@ -84,7 +84,7 @@ struct FileData {
         let size = inode.size
         if offset > size { try clearTail(behind: size) }
         let batch = inode.batch
-        let placement: MappingCore.Placement = batch != nil ? .batched : outOfPlace ? .outOfPlace : .inPlace
+        let placement: MappingCore.Placement = batch != nil ? .allNew : outOfPlace ? .outOfPlace : .inPlace
         let write = try core.begin(
             writing: offset / unit..<(end + unit - 1) / unit, placement, privileged: privileged, isGrowing: true)
         try batch?.checkRoom(for: write, volume)
@@ -101,13 +101,15 @@ struct FileData {
         return range.count
     }
 
-    /// A write behind the end brings the rest of the last block into the file, so it locks from there. One into a batch
-    /// is alone: what one transaction can publish is counted.
+    /// A write behind the end brings the rest of the last block into the file, so it locks from there. Whole clusters,
+    /// for two writes must not both find that the file has none yet. One into a batch is alone: what one transaction
+    /// can publish is counted.
     private func leaseToWrite(_ range: Range<UInt64>) -> RangeLock.Lease {
         while true {
             let isBatched = inode.batch != nil, low = min(range.lowerBound, inode.size)
             let lease = inode.ranges.acquire(
-                isBatched ? 0..<UInt64.max : blockRange(low..<range.upperBound), exclusive: true)
+                isBatched ? 0..<UInt64.max : rounded(low..<range.upperBound, to: volume.clusterByteCount),
+                exclusive: true)
             // Asked again: what was under way may have cut the file, and begun or ended a batch.
             if inode.size >= low, isBatched == (inode.batch != nil) { return lease }
             lease.release()
@@ -160,8 +162,8 @@ struct FileData {
         try volume.device.write(buffer, at: volume.offset(of: start))
     }
 
-    /// `range` of bytes, rounded out to whole blocks: what I/O locks.
-    private func blockRange(_ range: Range<UInt64>) -> Range<UInt64> {
+    /// `range` of bytes, rounded out to whole blocks or clusters: what I/O locks.
+    private func rounded(_ range: Range<UInt64>, to unit: UInt64) -> Range<UInt64> {
         let high = range.upperBound.addingReportingOverflow(unit - 1)
         return range.lowerBound / unit * unit..<(high.overflow ? .max : high.partialValue / unit * unit)
     }

@@ -93,6 +93,7 @@ enum FileMap {
             throw .corrupt("block map", where: "block \(node.rawValue) is an indirect block and data")
         }
         try volume.blocks.checkFreeable(BlockRun(start: run.start, count: run.count))
+        try checkClusters(of: run, volume.layout)
     }
 
     var cost: MapCost {
@@ -117,11 +118,11 @@ extension InodeRecord {
 }
 
 extension Volume {
-    /// Promises blocks for the data of an inode and for its map, as `BlockAllocator.reserve` does.
+    /// Promises clusters for the data of an inode and for its map, as `BlockAllocator.reserve` does.
     func reserve(_ count: UInt64, for inode: Inode, privileged: Bool) throws(Ext4Error) -> BlockReservation {
-        try deletions.retry { () throws(Ext4Error) in
-            try blocks.reserve(
-                count, privileged: privileged, below: inode.hasExtents ? .max : IndirectGeometry.reachableBlocks)
+        let limit = inode.hasExtents || superBlock.hasClusters ? .max : IndirectGeometry.reachableBlocks
+        return try deletions.retry { () throws(Ext4Error) in
+            try blocks.reserve(count, privileged: privileged, below: limit)
         }
     }
 }

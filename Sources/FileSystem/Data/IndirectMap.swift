@@ -300,7 +300,7 @@ struct IndirectMap {
 
     private func adjustBlockCount(by blocks: Int64, in handle: borrowing Handle) throws(Ext4Error) {
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
-            record.addBlocks(blocks, volume.blockByteCount)
+            record.addClusters(blocks, volume.superBlock)
         }
     }
 }

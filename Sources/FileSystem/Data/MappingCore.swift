@@ -22,8 +22,10 @@ struct MappingCore {
             case mapped(FSBlock)
             /// Allocated and reads as zeros; written in place and converted at ioend.
             case unwritten(FSBlock)
-            /// Promised to this write: nothing on disk names it yet.
+            /// Promised to this write: nothing on disk names it yet. With clusters, all of those that it touches are.
             case staged(FSBlock)
+            /// A hole in a cluster that the file has: written where it belongs there, and mapped at ioend.
+            case implied(FSBlock)
             /// Written since a batch began: the batch publishes it.
             case batched(FSBlock)
         }
@@ -50,7 +52,7 @@ struct MappingCore {
         /// To new blocks, but for what is unwritten: nobody can read that before ioend.
         case outOfPlace
         /// To new blocks, all of it: a batch may be dropped.
-        case batched
+        case allNew
     }
 
     /// For reads. The caller holds a range lock on what it is about to read.
@@ -98,63 +100,84 @@ struct MappingCore {
     }
 
     /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
-    /// exclusively and keeps it until ioend. `isGrowing`: data, and where they go past the end of the file more is
-    /// likely to follow.
+    /// exclusively, of whole clusters, and keeps it until ioend. `isGrowing`: data, and where they go past the end of
+    /// the file more is likely to follow.
     func begin(
         writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
     ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
-        let old = try begin(reading: range)
-        let needed = old.filter { $0.target.needsStaging(placement) }.reduce(0) { $0 + UInt64($1.range.count) }
+        let old = placement == .inPlace ? try piecesToWrite(range) : try begin(reading: range)
+        if old.contains(where: \.target.isImplied) { try volume.settleCutClusters(of: inode) }
+        let parts = Self.joined(old, placement)
+        let needed = parts.reduce(0) { $0 + ($1.target == .hole ? volume.layout.clusterCount(of: $1.range) : 0) }
         let map = FileMap(volume, inode)
         let cost = try inode.mapping.withReadLock { () throws(Ext4Error) in try map.cost }
-        let isOverwrite = needed == 0 && !old.contains { if case .unwritten = $0.target { true } else { false } }
+        let isOverwrite = needed == 0 && !old.contains(where: \.target.isPublished)
         let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
         let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
         let before = try start(before: range.lowerBound)
         var goal = goal(behind: before)
-        var rest = old[...]
-        while let mapping = rest.first {
-            // Neighbours that all get new blocks are staged as one, wherever they lay before.
-            let together = rest.prefix { $0.target.needsStaging(placement) }
-            rest = rest.dropFirst(max(together.count, 1))
-            guard let last = together.last else {
-                write.mappings.append(mapping)
-                if let start = mapping.target.dataStart { goal = start + UInt64(mapping.range.count) }
+        for part in parts {
+            guard part.target == .hole else {
+                write.mappings.append(part)
+                if let start = part.target.dataStart { goal = start + UInt64(part.range.count) }
                 continue
             }
-            let staged = mapping.range.lowerBound..<last.range.upperBound
-            let ahead = isGrowing ? blocksAhead(of: staged, goesOn: before != nil) : nil
-            try stage(staged, ahead: ahead, into: write, &goal)
+            let ahead = isGrowing ? clustersAhead(of: part.range, goesOn: before != nil) : nil
+            try stage(part.range, ahead: ahead, into: write, &goal)
         }
         return write
     }
 
-    /// How many blocks to keep for what follows a write: as many as the file has, when it goes on at its end. The first
-    /// write of a file is often the only one.
-    private func blocksAhead(of range: Range<UInt64>, goesOn: Bool) -> UInt32 {
+    /// `mappings` with all that gets new blocks as holes. Neighbours of these are one, wherever they lay before.
+    private static func joined(_ mappings: [Mapping], _ placement: Placement) -> [Mapping] {
+        var result: [Mapping] = []
+        result.reserveCapacity(mappings.count)
+        for mapping in mappings {
+            guard mapping.target.needsStaging(placement) else {
+                result.append(mapping)
+                continue
+            }
+            if let last = result.last, last.target == .hole {
+                result[result.count - 1].range = last.range.lowerBound..<mapping.range.upperBound
+            } else {
+                result.append(Mapping(range: mapping.range, target: .hole))
+            }
+        }
+        return result
+    }
+
+    /// How many clusters to keep for what follows a write: as many as the file has, when it goes on at its end. The
+    /// first write of a file is often the only one.
+    private func clustersAhead(of range: Range<UInt64>, goesOn: Bool) -> UInt32 {
         let unit = UInt64(volume.blockByteCount)
         guard goesOn, range.upperBound > (inode.size + unit - 1) / unit else { return 0 }
-        return UInt32(min(max(range.upperBound, Self.leastAhead / unit), Self.mostAhead / unit))
+        let blocks = min(max(range.upperBound, Self.leastAhead / unit), Self.mostAhead / unit)
+        return UInt32(blocks) >> volume.layout.clusterShift
     }
     private static let leastAhead: UInt64 = 64 << 10, mostAhead: UInt64 = 64 << 20
 
     private func stage(
         _ range: Range<UInt64>, ahead: UInt32?, into write: StagedWrite, _ goal: inout FSBlock
     ) throws(Ext4Error) {
+        let layout = volume.layout
         var next = range.lowerBound
         while next < range.upperBound {
-            let count = UInt32(min(range.upperBound - next, write.cost.longestMapping(at: next)))
+            // Where the cluster begins, of which this is the first block to be written.
+            let first = layout.wholeClusters(next..<next).lowerBound
+            let longest = write.cost.longestMapping(at: next) & ~UInt64(layout.superBlock.clusterBlockCount - 1)
+            let count = UInt32(layout.clusterCount(of: first..<min(range.upperBound, first + longest)))
             let run: BlockRun
             if let ahead {
                 run = try volume.blocks.stage(
-                    upTo: count, ahead: ahead, for: inode.number, at: next, goal: goal, from: write.space)
+                    upTo: count, ahead: ahead, for: inode.number, at: first, goal: goal, from: write.space)
             } else {
                 run = try volume.blocks.stage(upTo: count, goal: goal, from: write.space)
             }
-            write.mappings.append(Mapping(range: next..<next + UInt64(run.count), target: .staged(run.start)))
-            next += UInt64(run.count)
+            let end = min(range.upperBound, first + UInt64(run.count))
+            write.mappings.append(Mapping(range: next..<end, target: .staged(run.start + (next - first))))
+            next = end
             goal = run.start + UInt64(run.count)
         }
     }
@@ -183,7 +206,7 @@ struct MappingCore {
         _ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false, answer: () -> Void = {}
     ) throws(Ext4Error) {
         if !asUnwritten, isOverwrite(write, to: end) { return try publishAhead(write, answer) }
-        let changes = write.mappings.filter { asUnwritten ? $0.target.isStaged : $0.target.isPublished }
+        let changes = write.mappings.filter { asUnwritten ? $0.target.isNew : $0.target.isPublished }
         var rest = changes[...]
         repeat {
             let fitting = write.partForOneHandle(rest, of: volume)
@@ -231,28 +254,29 @@ struct MappingCore {
         }
     }
 
-    /// One mapping of a write, under the mapping lock for writing.
+    /// One mapping of a write, under the mapping lock for writing. `extents`: what of it is mapped then, if not all.
     func publish(
-        _ mapping: Mapping, _ write: StagedWrite, asUnwritten: Bool = false, in handle: borrowing Handle
+        _ mapping: Mapping, _ write: StagedWrite, as extents: [Extent]? = nil, asUnwritten: Bool = false,
+        in handle: borrowing Handle
     ) throws(Ext4Error) {
         let count = UInt32(mapping.range.count)
         guard let start = mapping.target.start else { preconditionFailure("a hole is not published") }
-        let isNew = mapping.target == .staged(start)
-        if isNew {
+        let isStaged = mapping.target == .staged(start)
+        if isStaged {
             try volume.blocks.publish(BlockRun(start: start, count: count), in: handle)
             // At once: when what follows fails, the blocks are no longer staged and must not be given back.
             write.markPublished(mapping)
         }
-        let extent = Extent(
+        let whole = Extent(
             first: FileBlock(UInt32(mapping.range.lowerBound)), count: count, start: start, isUnwritten: asUnwritten)
         let map = FileMap(volume, inode)
-        let replaced = try map.replace(mapping.range, with: [extent], from: write.space, in: handle)
-        if isNew {
-            let before = replaced.reduce(0) { $0 + Int64($1.count) }
-            for old in replaced { try volume.free(BlockRun(start: old.start, count: old.count), in: handle) }
-            guard before != count else { return }
+        let replaced = try map.replace(mapping.range, with: extents ?? [whole], from: write.space, in: handle)
+        if isStaged {
+            let freed = try volume.free(replaced, of: inode, in: handle)
+            let taken = Int64(volume.layout.clusterCount(of: mapping.range))
+            guard taken != freed else { return }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                record.addBlocks(Int64(count) - before, volume.blockByteCount)
+                record.addClusters(taken - freed, volume.superBlock)
             }
         }
     }
@@ -263,17 +287,27 @@ extension MappingCore.Mapping.Target {
         switch self {
         case .hole: true
         case .mapped: placement != .inPlace
-        case .unwritten: placement == .batched
-        case .staged, .batched: false
+        case .unwritten: placement == .allNew
+        case .staged, .implied, .batched: false
         }
     }
 
     var isStaged: Bool { if case .staged = self { true } else { false } }
 
+    var isImplied: Bool { if case .implied = self { true } else { false } }
+
+    /// Whether nothing on disk maps it yet.
+    var isNew: Bool {
+        switch self {
+        case .staged, .implied: true
+        case .hole, .mapped, .unwritten, .batched: false
+        }
+    }
+
     /// Whether ioend has something to say about it.
     var isPublished: Bool {
         switch self {
-        case .staged, .unwritten: true
+        case .staged, .implied, .unwritten: true
         case .hole, .mapped, .batched: false
         }
     }
@@ -282,7 +316,7 @@ extension MappingCore.Mapping.Target {
     var dataStart: FSBlock? {
         switch self {
         case .mapped(let start), .batched(let start): start
-        case .hole, .unwritten, .staged: nil
+        case .hole, .unwritten, .staged, .implied: nil
         }
     }
 
@@ -293,6 +327,7 @@ extension MappingCore.Mapping.Target {
         case .mapped(let start): .mapped(start + count)
         case .unwritten(let start): .unwritten(start + count)
         case .staged(let start): .staged(start + count)
+        case .implied(let start): .implied(start + count)
         case .batched(let start): .batched(start + count)
         }
     }
@@ -300,7 +335,8 @@ extension MappingCore.Mapping.Target {
     var start: FSBlock? {
         switch self {
         case .hole: nil
-        case .mapped(let start), .unwritten(let start), .staged(let start), .batched(let start): start
+        case .mapped(let start), .unwritten(let start), .staged(let start), .implied(let start), .batched(let start):
+            start
         }
     }
 }

@@ -2,6 +2,8 @@ package import Ext4Format
 
 // Which files are written out of place: an overwrite is staged, written and published like an append, and what it
 // replaces is freed, so that after a power cut it is there whole or not at all.
+//
+// None on a volume with clusters of several blocks (bigalloc): a block cannot leave the others of its cluster.
 
 extension FileSystem {
     /// An extended attribute of a file: "1" has it written out of place and "0" in place, whatever the mount says. Any
@@ -16,6 +18,7 @@ extension FileSystem {
     }
 
     func writesOutOfPlace(_ inode: Inode) -> Bool {
+        guard !volume.superBlock.hasClusters else { return false }
         let choice = inode.outOfPlaceChoice ?? inode.lock.withReadLock { readChoice(of: inode) }
         switch choice {
         case .mount: return volume.options.outOfPlace

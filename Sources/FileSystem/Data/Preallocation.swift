@@ -2,6 +2,7 @@ internal import Allocator
 internal import BlockIO
 package import Ext4Format
 internal import Journal
+internal import Threads
 
 /// `FALLOC_FL_*` of Linux: what fallocate does to a range.
 package struct AllocationMode: OptionSet, Sendable {
@@ -59,8 +60,7 @@ struct Preallocation {
     var unit: UInt64 { UInt64(volume.blockByteCount) }
 
     func allocate(_ range: Range<UInt64>, keepsSize: Bool) throws(Ext4Error) {
-        let low = min(range.lowerBound, inode.size) / unit * unit
-        let lease = inode.ranges.acquire(low..<UInt64.max, exclusive: true)
+        let lease = lease(from: range.lowerBound)
         defer { lease.release() }
         try fill(range, keepsSize: keepsSize)
     }
@@ -68,8 +68,7 @@ struct Preallocation {
     /// Makes a range read as zeros: its edges are overwritten, its whole blocks are freed, and given back unwritten
     /// when asked.
     func clear(_ range: Range<UInt64>, thenAllocate: Bool, keepsSize: Bool) throws(Ext4Error) {
-        let low = min(range.lowerBound, inode.size) / unit * unit
-        let lease = inode.ranges.acquire(low..<UInt64.max, exclusive: true)
+        let lease = lease(from: range.lowerBound)
         defer { lease.release() }
         let first = (range.lowerBound + unit - 1) / unit, last = range.upperBound / unit
         if first > last {
@@ -81,6 +80,12 @@ struct Preallocation {
             try free(first..<last)
         }
         if thenAllocate { try fill(range, keepsSize: keepsSize) } else { try touch() }
+    }
+
+    /// Alone from byte `offset` on, or from the end of the file.
+    func lease(from offset: UInt64) -> RangeLock.Lease {
+        let cluster = volume.clusterByteCount
+        return inode.ranges.acquire(min(offset, inode.size) / cluster * cluster..<UInt64.max, exclusive: true)
     }
 
     /// Unwritten blocks for the holes of a range, and the size when it is to grow.
@@ -132,9 +137,8 @@ struct Preallocation {
         let space = try volume.blocks.reserve(needed.blocks, privileged: true)
         try volume.withHandle(credits: 8 + needed.credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
-                for run in try map.replace(range, with: [], from: space, in: handle) {
-                    try volume.release(run, of: inode, in: handle)
-                }
+                let removed = try map.replace(range, with: [], from: space, in: handle)
+                try volume.release(removed, of: inode, in: handle)
             }
         }
     }

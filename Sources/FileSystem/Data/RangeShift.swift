@@ -7,8 +7,8 @@ internal import Threads
 // FUSE, so only users of the library come here.
 
 extension Preallocation {
-    /// Takes whole blocks out of the middle of a file, and what follows moves up. In one transaction: ENOSPC when it
-    /// takes more than one can hold. EINVAL unless the range is of whole blocks and ends before the end of the file.
+    /// Takes whole clusters out of the middle of a file, and what follows moves up. In one transaction: ENOSPC when it
+    /// takes more than one can hold. EINVAL unless the range is of whole clusters and ends before the end of the file.
     func collapse(_ range: Range<UInt64>) throws(Ext4Error) {
         let lease = leaseToShift(from: range.lowerBound)
         defer { lease.release() }
@@ -18,8 +18,8 @@ extension Preallocation {
         try change(shift, freeing: blocks, size: inode.size - UInt64(range.count))
     }
 
-    /// Makes room for whole blocks in the middle of a file, a hole, and what follows moves down. In one transaction:
-    /// ENOSPC when it takes more than one can hold. EINVAL unless the range is of whole blocks and begins before the
+    /// Makes room for whole clusters in the middle of a file, a hole, and what follows moves down. In one transaction:
+    /// ENOSPC when it takes more than one can hold. EINVAL unless the range is of whole clusters and begins before the
     /// end of the file; EFBIG when the file would be too long.
     func insert(_ range: Range<UInt64>) throws(Ext4Error) {
         let lease = leaseToShift(from: range.lowerBound)
@@ -35,11 +35,13 @@ extension Preallocation {
 
     private func leaseToShift(from offset: UInt64) -> RangeLock.Lease {
         volume.blocks.giveBackWindow(of: inode.number)
-        return inode.ranges.acquire(min(offset, inode.size) / unit * unit..<UInt64.max, exclusive: true)
+        return lease(from: offset)
     }
 
+    /// The blocks of a range. Those of part of a cluster cannot move away from the others.
     private func wholeBlocks(_ range: Range<UInt64>) throws(Ext4Error) -> Range<UInt64> {
-        guard range.lowerBound % unit == 0, range.upperBound % unit == 0 else { throw .posix(Errno.invalid) }
+        let cluster = volume.clusterByteCount
+        guard range.lowerBound % cluster == 0, range.upperBound % cluster == 0 else { throw .posix(Errno.invalid) }
         return range.lowerBound / unit..<range.upperBound / unit
     }
 
@@ -56,7 +58,7 @@ extension Preallocation {
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in
                 let gone = freed.isEmpty ? [] : try tree.replace(freed, with: [], from: space, in: handle)
-                for run in gone { try volume.release(run, of: inode, in: handle) }
+                try volume.release(gone, of: inode, in: handle)
                 try shiftAll(tree, shift, space, in: handle)
             }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -93,13 +95,12 @@ extension Preallocation {
             throw .posix(Errno.fileTooBig)
         }
         var credits = 1 + 3 * ExtentTree.creditsNeeded(depth: try tree.depth + 1)
-        credits += try tree.nodeCount(from: min(shift.start, freed.lowerBound), limit: limit)
+        credits += try tree.nodeCount(in: min(shift.start, freed.lowerBound)..<1 << 32, limit: limit)
         var next = freed.lowerBound
         while next < freed.upperBound, credits <= limit {
             let piece = try tree.find(FileBlock(UInt32(next)))
-            if case .extent(let extent) = piece {
-                let part = extent.part(piece.range.clamped(to: freed))
-                try volume.blocks.checkFreeable(BlockRun(start: part.start, count: part.count))
+            if case .extent = piece {
+                try FileMap.extents(tree).checkFreeable(piece.range.clamped(to: freed), of: piece)
                 // Bitmap and descriptor of the groups that an extent may reach into.
                 credits += 6
             }

@@ -16,7 +16,8 @@ struct Truncation {
     func setSize(to size: UInt64, privileged: Bool) throws(Ext4Error) {
         guard size <= FileData.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         let old = inode.size
-        let lease = inode.ranges.acquire(min(old, size) / unit * unit..<UInt64.max, exclusive: true)
+        let cluster = volume.clusterByteCount
+        let lease = inode.ranges.acquire(min(old, size) / cluster * cluster..<UInt64.max, exclusive: true)
         defer { lease.release() }
         // A kernel that writes itself has dropped its pages by now, and waited for what was on its way.
         inode.delegation?.drop((size + unit - 1) / unit..<UInt64.max)
@@ -28,7 +29,7 @@ struct Truncation {
         let steps = try stepsPerHandle()
         let fits = try countSteps(from: first, limit: steps.count) <= steps.count
         let now = volume.now()
-        let credits = 2 + OrphanTable.credits + (tail == nil ? 0 : tailCredits(tail)) + (fits ? steps.credits : 0)
+        let credits = 2 + OrphanTable.credits + (tail?.credits ?? 0) + (fits ? steps.credits : 0)
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             if let tail { try publish(tail, in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
@@ -67,31 +68,86 @@ struct Truncation {
 
     /// A last block of which only a part stays is written anew, out of place, with zeros behind: bytes past the end
     /// must read as zeros when the file grows again, and zeroing in place would show after a crash that keeps the old
-    /// size.
-    private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> StagedWrite? {
+    /// size. What comes before it in its cluster moves along, for blocks of a cluster stay together, and what comes
+    /// behind it there goes at once: no cluster of a file is in two places.
+    private struct Tail {
+        let write: StagedWrite
+        let extents: [Extent]
+        let credits: Int
+    }
+
+    private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> Tail? {
         guard size % unit != 0 else { return nil }
         let core = MappingCore(volume: volume, inode: inode)
         let block = size / unit
-        guard let old = try core.begin(reading: block..<block + 1).first, case .mapped(let start) = old.target else {
-            return nil
+        guard case .mapped = try core.begin(reading: block..<block + 1).first?.target else { return nil }
+        let cluster = volume.layout.wholeClusters(block..<block + 1)
+        let write = try core.begin(writing: cluster, .allNew, privileged: privileged)
+        guard let new = write.mappings.first?.target.start else { preconditionFailure("one cluster, one mapping") }
+        let moved = cluster.lowerBound..<block + 1
+        try copy(moved, to: new, upTo: size)
+        return Tail(
+            write: write, extents: try extents(of: moved, at: new), credits: try credits(for: write, cluster))
+    }
+
+    /// The many pieces of a large cluster lie in few nodes.
+    private func credits(for write: StagedWrite, _ cluster: Range<UInt64>) throws(Ext4Error) -> Int {
+        let most = write.credits(for: write.mappings[...], of: volume)
+        guard volume.layout.clusterShift > 0 else { return most }
+        let nodes = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            try ExtentTree(volume: volume, inode: inode).nodeCount(in: cluster, limit: most)
         }
-        let buffer = AlignedBuffer(byteCount: Int(unit))
-        try volume.device.read(into: buffer, at: volume.offset(of: start))
-        buffer.withMutableBytes { $0.fill(Int(size % unit)..<Int(unit), with: 0) }
-        let write = try core.begin(writing: block..<block + 1, .outOfPlace, privileged: privileged)
-        guard let new = write.mappings.first?.target.start else { preconditionFailure("one block, one mapping") }
-        try volume.device.write(buffer, at: volume.offset(of: new))
-        return write
+        // And the bitmaps and descriptors of the cluster that it has and of the one that it gets.
+        return min(most, write.cost.creditsToWrite(cluster, after: nil, pieces: 1 + nodes) + 4)
     }
 
-    private func tailCredits(_ tail: StagedWrite?) -> Int {
-        tail.map { $0.credits(for: $0.mappings[...], of: volume) } ?? 0
+    /// Blocks of the file as they are mapped, in another place.
+    private func extents(of blocks: Range<UInt64>, at new: FSBlock) throws(Ext4Error) -> [Extent] {
+        let core = MappingCore(volume: volume, inode: inode)
+        let mappings = try core.begin(reading: blocks).filter { $0.target != .hole }
+        // Of too many all become data, which has been written: the holes as zeros.
+        guard mappings.count <= ExtentTree.replacementLimit else {
+            return [Extent(first: FileBlock(UInt32(blocks.lowerBound)), count: UInt32(blocks.count), start: new)]
+        }
+        return mappings.map {
+            Extent(
+                first: FileBlock(UInt32($0.range.lowerBound)), count: UInt32($0.range.count),
+                start: new + ($0.range.lowerBound - blocks.lowerBound), isUnwritten: $0.target.dataStart == nil)
+        }
     }
 
-    private func publish(_ tail: StagedWrite, in handle: borrowing Handle) throws(Ext4Error) {
+    /// Copies blocks of the file to other blocks of the volume: holes, and what lies behind byte `size` of the file, as
+    /// zeros.
+    private func copy(_ blocks: Range<UInt64>, to new: FSBlock, upTo size: UInt64) throws(Ext4Error) {
+        let core = MappingCore(volume: volume, inode: inode)
+        let blocksAtOnce = min(UInt64(blocks.count), max(Self.copiedAtOnce / unit, 1))
+        let buffer = AlignedBuffer(byteCount: Int(blocksAtOnce * unit))
+        for first in stride(from: blocks.lowerBound, to: blocks.upperBound, by: Int(blocksAtOnce)) {
+            let range = first..<min(first + blocksAtOnce, blocks.upperBound)
+            let mappings = try core.begin(reading: range)
+            try buffer.withMutableBytes { bytes throws(Ext4Error) in
+                bytes.fill(0..<bytes.byteCount, with: 0)
+                for mapping in mappings {
+                    guard let start = mapping.target.dataStart else { continue }
+                    let low = Int((mapping.range.lowerBound - first) * unit)
+                    var part = bytes._mutatingExtracting(low..<low + mapping.range.count * Int(unit))
+                    try volume.device.read(into: &part, at: volume.offset(of: start))
+                }
+                let kept = Int(min(size - first * unit, UInt64(bytes.byteCount)))
+                bytes.fill(kept..<bytes.byteCount, with: 0)
+                try volume.device.write(
+                    bytes.bytes.extracting(0..<range.count * Int(unit)),
+                    at: volume.offset(of: new + (first - blocks.lowerBound)), mode: .cached)
+            }
+        }
+    }
+    private static let copiedAtOnce: UInt64 = 1 << 20
+
+    private func publish(_ tail: Tail, in handle: borrowing Handle) throws(Ext4Error) {
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
-            for mapping in tail.mappings {
-                try MappingCore(volume: volume, inode: inode).publish(mapping, tail, in: handle)
+            for mapping in tail.write.mappings {
+                try MappingCore(volume: volume, inode: inode).publish(
+                    mapping, tail.write, as: tail.extents, in: handle)
             }
         }
     }
@@ -161,7 +217,7 @@ struct Truncation {
                 if case .extent = last, removed.isEmpty {
                     throw .corrupt("map", where: "inode \(inode.number.rawValue): the last piece is not found")
                 }
-                for run in removed { try volume.release(run, of: inode, in: handle) }
+                try volume.release(removed, of: inode, in: handle)
             }
             return try map.last().map { $0.range.upperBound <= first } ?? true
         }

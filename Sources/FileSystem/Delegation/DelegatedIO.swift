@@ -83,7 +83,7 @@ struct DelegatedIO {
             switch part.target {
             case .hole: .hole
             case .mapped(let start), .batched(let start): .mapped(volume.offset(of: start))
-            case .unwritten(let start), .staged(let start): .unwritten(volume.offset(of: start))
+            case .unwritten(let start), .staged(let start), .implied(let start): .unwritten(volume.offset(of: start))
             }
         return DelegatedMapping(read: DelegatedRun(range: range, kind: kind))
     }

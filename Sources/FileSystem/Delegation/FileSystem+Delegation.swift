@@ -126,11 +126,14 @@ extension FileSystem {
         return inode.size
     }
 
+    /// Blocks of one cluster are not promised one by one, as a kernel asks for them.
+    package var mayDelegate: Bool { !volume.superBlock.hasClusters }
+
     private func delegatedInode(_ number: InodeNumber) throws(Ext4Error) -> Inode {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         // What an indirect map takes to be published in pieces is not worked out, and inline data has no place at all.
-        guard inode.hasExtents else { throw .posix(Errno.notSupported) }
+        guard inode.hasExtents, mayDelegate else { throw .posix(Errno.notSupported) }
         return inode
     }
 

@@ -312,12 +312,12 @@ extension ExtendedAttributes {
         try handle.revoke(block.number)
     }
 
-    /// Writes `i_file_acl`, and counts the block among those of the inode, shared or not.
+    /// Writes `i_file_acl`, and counts the block's cluster among those of the inode, shared or not.
     private func setBlock(_ new: FSBlock?, in handle: borrowing Handle) throws(Ext4Error) {
         try inode.update(in: handle, volume) { record throws(Ext4Error) in
             let change = (new == nil ? 0 : 1) - (record.attributeBlock == 0 ? 0 : 1)
             record.attributeBlock = new?.rawValue ?? 0
-            if change != 0 { record.addBlocks(Int64(change), volume.blockByteCount) }
+            if change != 0 { record.addClusters(Int64(change), volume.superBlock) }
         }
     }
 

@@ -120,6 +120,10 @@ struct FastCommitPlan {
             guard extent.start.rawValue < volume.superBlock.blockCount,
                 UInt64(extent.count) <= volume.superBlock.blockCount - extent.start.rawValue
             else { throw Self.corrupt("inode \(number.rawValue): blocks past the end of the volume") }
+            let offset = UInt64(volume.superBlock.clusterBlockCount - 1)
+            guard (extent.start.rawValue ^ UInt64(extent.first.rawValue)) & offset == 0 else {
+                throw Self.corrupt("inode \(number.rawValue): blocks that are out of place in their cluster")
+            }
             if let inode = try mapped(number) { inode.edits.add(extent) }
         case .deleteRange(let number, let range):
             if let inode = try mapped(number) { inode.edits.remove(range) }

@@ -15,14 +15,16 @@ struct FastCommitReplay {
     private struct Mapping {
         let inode: FastCommitInode
         let steps: [Step]
+        /// Whole clusters that the file gets.
+        let taken: [BlockRun]
     }
     private struct Step {
         let old: Extent?
         let new: Extent?
         var range: Range<UInt64> { (new ?? old).map { UInt64($0.first.rawValue)..<$0.end } ?? 0..<0 }
         /// Blocks that the file gets, and those that it gives up; an extent that only becomes written is neither.
-        var taken: BlockRun? { old?.start == new?.start ? nil : new.map { BlockRun(start: $0.start, count: $0.count) } }
-        var given: BlockRun? { old?.start == new?.start ? nil : old.map { BlockRun(start: $0.start, count: $0.count) } }
+        var taken: Extent? { old?.start == new?.start ? nil : new }
+        var given: Extent? { old?.start == new?.start ? nil : old }
     }
 
     /// Compares the plan with what is on disk, and takes the blocks that the log names out of the allocator's map, so
@@ -32,7 +34,9 @@ struct FastCommitReplay {
         plan = try FastCommitPlan(log, on: fileSystem)
         var mappings: [Mapping] = []
         for inode in plan.inodes where inode.isAlive && !inode.edits.isEmpty {
-            mappings.append(Mapping(inode: inode, steps: try Self.steps(of: inode, fileSystem.volume)))
+            let steps = try Self.steps(of: inode, fileSystem.volume)
+            let taken = try Self.newClusters(steps.compactMap(\.taken), of: inode, fileSystem.volume)
+            mappings.append(Mapping(inode: inode, steps: steps, taken: taken))
         }
         self.mappings = mappings
         try checkTargets()
@@ -40,7 +44,7 @@ struct FastCommitReplay {
     }
 
     private func stage(_ mapping: Mapping) throws(Ext4Error) {
-        for run in mapping.steps.compactMap(\.taken) {
+        for run in mapping.taken {
             do throws(Ext4Error) {
                 try volume.blocks.stage(exactly: run)
             } catch {
@@ -72,6 +76,29 @@ struct FastCommitReplay {
             }
         }
         return steps
+    }
+
+    /// The clusters of `taken`, in the order of the file, but those that it has already: a step ends where what is on
+    /// disk changes, so that only its first and its last cluster may be such.
+    private static func newClusters(
+        _ taken: [Extent], of inode: FastCommitInode, _ volume: Volume
+    ) throws(Ext4Error) -> [BlockRun] {
+        let layout = volume.layout, unit = UInt64(layout.superBlock.clusterBlockCount)
+        let map = inode.base.map { FileMap(volume, $0) }
+        var result: [BlockRun] = []
+        var last: UInt64?
+        for extent in taken {
+            let file = layout.wholeClusters(UInt64(extent.first.rawValue)..<extent.end)
+            let device = layout.wholeClusters(extent.start.rawValue..<extent.start.rawValue + UInt64(extent.count))
+            var low = device.lowerBound, high = device.upperBound
+            let isFirstOwn = try map?.isMapped(file.lowerBound..<file.lowerBound + unit, into: low) == true
+            let isLastOwn = try map?.isMapped(file.upperBound - unit..<file.upperBound, into: high - unit) == true
+            if isFirstOwn || low == last { low += unit }
+            if isLastOwn { high -= unit }
+            if low < high { result.append(BlockRun(start: FSBlock(low), count: UInt32(high - low))) }
+            last = device.upperBound - unit
+        }
+        return result
     }
 
     private static func pieces(
@@ -118,14 +145,14 @@ struct FastCommitReplay {
         }
     }
 
-    /// An upper bound of what directories and extent trees may grow by, as far as there is so much.
+    /// An upper bound of what directories and extent trees may grow by, as far as there is so much; clusters.
     private func blocksNeeded() -> UInt64 {
         let names = plan.inodes.reduce(0) { $0 + $1.names.count }
         let steps = mappings.reduce(0) { $0 + $1.steps.count }
         let perName = Directory.insertBlocks + ExtentTree.nodesNeeded(depth: 1)
         let wanted =
             UInt64(names) * perName + UInt64(steps) * ExtentTree.nodesNeeded(depth: 2) + UInt64(plan.inodes.count)
-        return min(wanted, volume.blocks.freeBlockCount)
+        return min(wanted, volume.blocks.freeBlockCount >> UInt64(volume.layout.clusterShift))
     }
 
     private func object(_ inode: FastCommitInode) throws(Ext4Error) -> Inode {
@@ -161,10 +188,10 @@ struct FastCommitReplay {
 
     private func freeBlocks(of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
         let none = try volume.blocks.reserve(0, privileged: true)
-        let removed = try inode.mapping.withWriteLock { () throws(Ext4Error) in
-            try FileMap(volume, inode).replace(0..<1 << 32, with: [], from: none, in: handle)
+        try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            let removed = try FileMap(volume, inode).replace(0..<1 << 32, with: [], from: none, in: handle)
+            _ = try volume.free(removed, of: inode, in: handle)
         }
-        for extent in removed { try volume.free(extent, of: inode, in: handle) }
     }
 
     private func make(
@@ -193,16 +220,16 @@ struct FastCommitReplay {
         let inode = try object(mapping.inode)
         let tree = ExtentTree(volume: volume, inode: inode)
         try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            for run in mapping.taken { try volume.blocks.publish(run, in: handle) }
             for step in mapping.steps {
-                if let taken = step.taken { try volume.blocks.publish(taken, in: handle) }
                 _ = try tree.replace(step.range, with: step.new.map { [$0] } ?? [], from: space, in: handle)
-                if let given = step.given { try volume.free(given, in: handle) }
-                let change = Int64(step.taken?.count ?? 0) - Int64(step.given?.count ?? 0)
-                if change != 0 {
-                    try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                        record.addBlocks(change, volume.blockByteCount)
-                    }
-                }
+            }
+            // Only now is it known which clusters the file has nothing of any more.
+            let freed = try volume.free(mapping.steps.compactMap(\.given), of: inode, in: handle)
+            let taken = mapping.taken.reduce(0) { $0 + Int64($1.count >> volume.layout.clusterShift) }
+            guard taken != freed else { return }
+            try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                record.addClusters(taken - freed, volume.superBlock)
             }
         }
     }

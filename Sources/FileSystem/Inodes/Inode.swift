@@ -48,6 +48,9 @@ final class Inode: Sendable {
             guard record.size <= FileData.maximumSize(volume) else {
                 throw .corrupt("inode", where: "inode \(number.rawValue): size \(record.size)")
             }
+            guard !volume.superBlock.hasClusters || !record.isBlockMapped else {
+                throw .corrupt("inode", where: "inode \(number.rawValue): a block map on a volume with clusters")
+            }
             return (record, checksum)
         }
         self.number = number
@@ -230,13 +233,7 @@ final class Inode: Sendable {
     /// Whether `i_block` is a map, and neither the numbers of a device nor the target of a symlink.
     var hasMap: Bool {
         let record = record
-        if record.flags.contains(.inlineData) { return false }
-        if record.flags.contains(.extents) { return true }
-        switch FileType(mode: record.mode) {
-        case .directory, .regular: return true
-        case .symlink: return !record.isFastSymlink
-        default: return false
-        }
+        return record.flags.contains(.extents) && !record.flags.contains(.inlineData) || record.isBlockMapped
     }
 
     /// EPERM for what chattr(1) has made immutable, or append-only unless the change only adds.
@@ -270,6 +267,16 @@ extension Inode {
 }
 
 extension InodeRecord {
+    /// Whether `i_block` holds the numbers of blocks.
+    var isBlockMapped: Bool {
+        guard flags.isDisjoint(with: [.extents, .inlineData]) else { return false }
+        switch FileType(mode: mode) {
+        case .directory, .regular: return true
+        case .symlink: return !isFastSymlink
+        default: return false
+        }
+    }
+
     /// Of a device node: the old 16-bit form in the first word of `i_block`, or the new 32-bit form in the second.
     var deviceNumbers: (major: UInt32, minor: UInt32) {
         let (old, new) = withArea { ($0[LE<UInt32>(0)], $0[LE<UInt32>(4)]) }

@@ -70,11 +70,15 @@ extension FileSystem {
 
     /// `create`: EEXIST when it is there; `replace`: ENODATA when it is not. An access list also sets the mode, and one
     /// that says no more than the mode is not stored; `clearingSetGroupID` takes that bit away with it, for a caller
-    /// outside the file's group. `caller` decides whether the reserved blocks may be used.
+    /// outside the file's group. `caller` decides whether the reserved blocks may be used. EOPNOTSUPP for
+    /// `outOfPlaceAttribute` with "1" where nothing is written out of place.
     package func setExtendedAttribute(
         _ name: [UInt8], of number: InodeNumber, to value: [UInt8], create: Bool, replace: Bool,
         clearingSetGroupID: Bool = false, by caller: Caller = .root
     ) throws(Ext4Error) {
+        if volume.superBlock.hasClusters, name == Self.outOfPlaceAttribute, value == [UInt8(ascii: "1")] {
+            throw .posix(Errno.notSupported)
+        }
         try change(number, caller) { attributes throws(Ext4Error) in
             try attributes.plan(
                 setting: name, to: value, create: create, replace: replace, clearingSetGroupID: clearingSetGroupID)

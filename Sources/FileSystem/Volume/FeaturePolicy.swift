@@ -11,7 +11,7 @@ enum FeaturePolicy {
     private static var writable: Features.ReadOnlyCompatible {
         [
             .sparseSuper, .largeFile, .hugeFile, .groupChecksums, .directoryLinks, .extraInodeSize, .metadataChecksums,
-            .orphanPresent,
+            .orphanPresent, .bigalloc,
         ]
     }
 
@@ -32,9 +32,21 @@ enum FeaturePolicy {
         names += Features.names(features.incompatible.intersection(readOnly))
         names += Features.names(features.compatible.intersection(.sparseSuper2))
         guard names.isEmpty else { throw .unsupported(features: names, hint: "mount it with -o ro") }
+        if superBlock.hasClusters { try checkClusters(superBlock) }
         guard features.compatible.contains(.hasJournal) else {
             throw .unsupported(
                 features: ["^has_journal"], hint: "jext4 writes only with a journal; mount it with -o ro")
+        }
+    }
+
+    /// A cluster is at most one extent, and no block map tells which blocks share one.
+    private static func checkClusters(_ superBlock: SuperBlock) throws(Ext4Error) {
+        guard superBlock.features.incompatible.contains(.extents) else {
+            throw .unsupported(features: ["bigalloc", "^extent"], hint: "mount it with -o ro")
+        }
+        guard superBlock.clusterBlockCount <= Extent.maximumUnwritten else {
+            let count = "clusters of \(superBlock.clusterBlockCount) blocks"
+            throw .unsupported(features: ["bigalloc"], hint: "\(count) are too large; mount it with -o ro")
         }
     }
 }

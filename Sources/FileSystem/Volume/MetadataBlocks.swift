@@ -51,11 +51,20 @@ extension Volume {
             let group = layout.place(of: inode.number)?.group ?? GroupNumber(0)
             var goal = layout.firstBlock(of: group)
             if case .extent(let last) = try map.last() { goal = last.start + UInt64(last.count) }
-            let block = try blocks.allocate(goal: goal, from: space, in: handle)
+            let file = UInt64(place.rawValue)
+            let implied = try map.impliedPlace(of: file, layout)
+            let block: FSBlock
+            if let implied {
+                block = implied
+            } else {
+                let start = try blocks.allocate(goal: goal, from: space, in: handle)
+                block = start + (file - layout.wholeClusters(file..<file).lowerBound)
+            }
             let extent = Extent(first: place, count: 1, start: block)
-            _ = try map.replace(
-                UInt64(place.rawValue)..<UInt64(place.rawValue) + 1, with: [extent], from: space, in: handle)
-            try inode.update(in: handle, self) { record throws(Ext4Error) in record.addBlocks(1, blockByteCount) }
+            _ = try map.replace(file..<file + 1, with: [extent], from: space, in: handle)
+            if implied == nil {
+                try inode.update(in: handle, self) { record throws(Ext4Error) in record.addClusters(1, superBlock) }
+            }
             return try handle.create(block)
         }
     }

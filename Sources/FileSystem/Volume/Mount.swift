@@ -17,6 +17,9 @@ extension FileSystem {
         let isTorn = file.isTorn && !options.noRecovery
         var superBlock = isTorn ? try file.decodedUnchecked() : try file.decoded()
         try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
+        if options.outOfPlace, superBlock.hasClusters {
+            throw .refused("option 'outofplace' does not go with clusters of several blocks (bigalloc)")
+        }
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { superBlock = try file.decoded() }
         // Replay writes the log's copy over the flag that the last mount may have raised in place.

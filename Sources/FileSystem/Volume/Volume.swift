@@ -3,6 +3,7 @@ internal import BlockIO
 internal import Ext4Format
 internal import Journal
 internal import Synchronization
+internal import Threads
 
 /// What all parts of a mounted file system share. Immutable but for what its members guard themselves.
 final class Volume: Sendable {
@@ -19,6 +20,9 @@ final class Volume: Sendable {
     let options: MountOptions
     let errors: ErrorRecord
     let deletions: Deletions
+    /// By inode number, the last transaction that is not durable and takes blocks of the file out of a cluster that it
+    /// keeps.
+    let cutClusters = Monitor<[UInt32: TransactionID]>([:])
     private let generation: Atomic<UInt32>
 
     init(
@@ -63,6 +67,8 @@ final class Volume: Sendable {
     }
 
     var blockByteCount: Int { superBlock.blockByteCount }
+    /// What the blocks of a file are given out in: what changes its map locks whole ones of its range.
+    var clusterByteCount: UInt64 { UInt64(superBlock.blockByteCount) << UInt64(layout.clusterShift) }
     var hasChecksums: Bool { superBlock.hasMetadataChecksums }
 
     func now() -> Timestamp { options.clock() }
@@ -78,32 +84,45 @@ final class Volume: Sendable {
         return try journal.withHandle(credits: credits, body)
     }
 
-    /// Frees blocks through the handle. With `discard`, the device hears of it once the transaction is durable, and
-    /// before the allocator may give the blocks out again: commit actions run in order.
+    /// Frees the clusters of a run through the handle. With `discard`, the device hears of it once the transaction is
+    /// durable, and before the allocator may give the blocks out again: commit actions run in order.
     func free(_ run: BlockRun, in handle: borrowing Handle) throws(Ext4Error) {
         if options.discard {
-            handle.onCommit { [device, offset = offset(of: run.start), unit = UInt64(blockByteCount)] in
+            let whole = layout.wholeClusters(run.start.rawValue..<run.start.rawValue + UInt64(run.count))
+            handle.onCommit { [device, offset = offset(of: FSBlock(whole.lowerBound)), unit = UInt64(blockByteCount)] in
                 // A hint: a device that cannot do it has lost nothing.
-                try? device.discard(at: offset, count: UInt64(run.count) * unit)
+                try? device.discard(at: offset, count: UInt64(whole.count) * unit)
             }
         }
         try blocks.free(run, in: handle)
     }
 
-    /// Frees what an inode has been mapped to, and counts it no longer among the blocks of the inode.
-    func release(_ extent: Extent, of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
-        try free(extent, of: inode, in: handle)
-        try inode.update(in: handle, self) { record throws(Ext4Error) in
-            record.addBlocks(-Int64(extent.count), blockByteCount)
-        }
+    /// Frees what an inode has been mapped to (`FileMap.replace`), but for clusters that it has other blocks of, and
+    /// counts it no longer among the blocks of the inode. The caller holds the mapping lock.
+    func release(_ removed: [Extent], of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
+        let count = try free(removed, of: inode, in: handle)
+        guard count > 0 else { return }
+        try inode.update(in: handle, self) { record throws(Ext4Error) in record.addClusters(-count, superBlock) }
     }
 
-    /// Frees what an inode has been mapped to, as `free` does. The counts of the inode are the caller's.
-    func free(_ extent: Extent, of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) {
-        if inode.holdsMetadata {
-            for index in 0..<UInt64(extent.count) { try handle.revoke(extent.start + index) }
+    /// As `release`, but the counts of the inode are the caller's. Answers how many clusters have become free.
+    func free(_ removed: [Extent], of inode: Inode, in handle: borrowing Handle) throws(Ext4Error) -> Int64 {
+        var count: Int64 = 0
+        var done: UInt64?
+        for extent in removed {
+            if inode.holdsMetadata {
+                for index in 0..<UInt64(extent.count) { try handle.revoke(extent.start + index) }
+            }
+            let found = try emptyClusters(of: extent, inode, but: done)
+            if found.keepsOthers { noteCutCluster(of: inode, in: handle) }
+            if let run = found.run {
+                try free(run, in: handle)
+                count += Int64(run.count >> layout.clusterShift)
+            }
+            let last = extent.start.rawValue + UInt64(extent.count) - 1
+            done = layout.wholeClusters(last..<last + 1).lowerBound
         }
-        try free(BlockRun(start: extent.start, count: extent.count), in: handle)
+        return count
     }
 
     /// The bytes on the device where a block starts.

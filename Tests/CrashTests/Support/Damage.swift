@@ -175,6 +175,29 @@ struct Damage: Sendable, CustomTestStringConvertible {
             let table = UInt32(image.descriptor(0).inodeTable.rawValue)
             try image.editInode(image.inode("/plain")) { $0[LE<UInt32>(0x28 + 12 + 8)] = table }
         },
+        Damage(.clusterPlace, "a file moved within its clusters", .clusters) { image in
+            try image.editInode(image.inode("/plain")) { $0[LE<UInt32>(0x28 + 12 + 8)] += 1 }
+        },
+        Damage(.blockClaimedTwice, "two files in one cluster", .clusters) { image in
+            let start = image.field(LE<UInt32>(0x28 + 12 + 8), of: image.inode("/file"))
+            try image.editInode(image.inode("/plain")) { $0[LE<UInt32>(0x28 + 12 + 8)] = start }
+        },
+        Damage(.blockClaimedTwice, "an inode bitmap in an inode table, in one cluster", .clusters) { image in
+            let table = image.descriptor(0).inodeTable.rawValue
+            image.editDescriptor(0) { bytes, _ in bytes[LE<UInt32>(4)] = UInt32(table) }
+        },
+        Damage(.blockNotMarked, "a cluster of a file", .clusters) { image in
+            try image.editBlockBits { bytes, bit in bytes[LE<UInt8>(bit / 8)] &= ~(1 << UInt8(bit % 8)) }
+        },
+        Damage(.blockCount, "a block and not its cluster", .clusters) { image in
+            try image.editInode(image.inode("/plain")) { $0[LE<UInt32>(0x1C)] -= 2 }
+        },
+        Damage(.groupFreeBlocks, "blocks and not clusters", .clusters) { image in
+            image.editDescriptor(0) { $1.freeBlockCount *= 4 }
+        },
+        Damage(.freeBlockCount, "clusters and not blocks", .clusters) { image in
+            image.editSuperBlock { $0[LE<UInt32>(0xC)] /= 4 }
+        },
         Damage(.blockOutside, "of a block map", .ext3) { image in
             try image.editInode(image.inode("/file")) { $0[LE<UInt32>(0x28)] = 1 << 20 }
         },

@@ -78,7 +78,7 @@ struct DamagedImage {
 
     mutating func editBlockBitmap(_ group: UInt32 = 0, _ body: (inout MutableRawSpan) -> Void) {
         editBlock(descriptor(group).blockBitmap.rawValue, body)
-        let sum = bitmapChecksum(descriptor(group).blockBitmap.rawValue, superBlock.blocksPerGroup)
+        let sum = bitmapChecksum(descriptor(group).blockBitmap.rawValue, superBlock.clustersPerGroup)
         editDescriptor(group) { $1.blockBitmapChecksum = sum }
     }
 
@@ -234,9 +234,18 @@ struct ImageTree: Sendable {
         case ext4
         /// Block maps, and no checksums.
         case ext3
+        /// Clusters of four blocks.
+        case clusters
 
-        func tree() throws -> ImageTree { try (self == .ext4 ? ImageTree.ext4 : ImageTree.ext3).get() }
+        func tree() throws -> ImageTree {
+            switch self {
+            case .ext4: try ImageTree.ext4.get()
+            case .ext3: try ImageTree.ext3.get()
+            case .clusters: try ImageTree.clusters.get()
+            }
+        }
     }
     private static let ext4 = Result { try ImageTree(["-t", "ext4", "-O", "orphan_file"]) }
+    private static let clusters = Result { try ImageTree(["-t", "ext4", "-O", "bigalloc,orphan_file", "-C", "4096"]) }
     private static let ext3 = Result { try ImageTree(["-t", "ext3", "-I", "256"]) }
 }

@@ -12,6 +12,8 @@ final class LibraryCheck {
     private var names: [ext2_ino_t: Int] = [:]
     private var links: [ext2_ino_t: Int] = [:]
     private var attributeBlocks: Set<UInt64> = []
+    /// Who had a block of each cluster last.
+    private var owners: [UInt64: ext2_ino_t] = [:]
 
     /// Empty: nothing to say.
     static func complaints(of path: String) -> [String] {
@@ -122,8 +124,10 @@ final class LibraryCheck {
         guard block < ext2fs_blocks_count(system.pointee.super) else {
             return complaints.append("libext2fs: inode \(current) has block \(block)")
         }
+        let cluster = block >> blk64_t(system.pointee.cluster_ratio_bits)
+        let isOwn = owners.updateValue(current, forKey: cluster) == current && system.pointee.cluster_ratio_bits > 0
         // The resize inode has the blocks that are reserved for descriptors: they are marked already.
-        if ext2fs_mark_block_bitmap2(found, block) != 0, current != EXT2_RESIZE_INO {
+        if ext2fs_mark_block_bitmap2(found, block) != 0, current != EXT2_RESIZE_INO, !isOwn {
             complaints.append("libext2fs: block \(block) belongs to inode \(current) and to another")
         }
     }

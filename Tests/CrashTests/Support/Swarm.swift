@@ -24,8 +24,14 @@ extension TestVolume {
         // A stream of its own, so that a seed means the same volume as before there were such, but for this. Without
         // extents there are no numbers of 64 bits.
         var more = random
-        if more.once(in: 6) { features += ["^extent", "^64bit"] }
-        var arguments = ["-O", features.joined(separator: ","), "-I", random.once(in: 4) ? "128" : "256"]
+        var clusters: [String] = []
+        if more.once(in: 6) {
+            features += ["^extent", "^64bit"]
+        } else if more.once(in: 5) {
+            features.append("bigalloc")
+            clusters = ["-C", "\(block << Int.random(in: 1...4, using: &more))"]
+        }
+        var arguments = ["-O", features.joined(separator: ","), "-I", random.once(in: 4) ? "128" : "256"] + clusters
         if random.once(in: 2) { arguments += ["-g", "\(random.once(in: 2) ? 2048 : 4096)"] }
         // Some are so small that the workload fills them: just what mke2fs wants for a journal.
         let least = 2 * journal + 4
@@ -52,7 +58,7 @@ extension CrashCampaign {
         campaign.isManual = !random.once(in: 4)
         // A stream of its own: what a seed meant before there were batches it still means.
         var more = SeededRandom(seed: seed ^ 0x6F75_746F_6670_6C63)
-        if more.once(in: 4) { campaign.placement = .outOfPlace }
+        if more.once(in: 4), !volume.hasClusters { campaign.placement = .outOfPlace }
         if more.once(in: 4) { profile.weights.append((.batch, 8)) }
         campaign.workload = .random(profile)
         return campaign

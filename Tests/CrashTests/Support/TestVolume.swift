@@ -37,15 +37,35 @@ struct TestVolume: Sendable, CustomTestStringConvertible {
     /// With a log that has checksums: there are fewer ways in which its recovery can go.
     static let checkedIndirect = TestVolume("1k-indirect-checksums", block: 1024, journal: 1, "-O", "^extent,^64bit")
 
-    static let all = [small, large, orphanList, noChecksums, narrow, oldInodes, indirect]
+    /// With clusters of four blocks, several groups, and bitmaps that were never written.
+    static let clusters = TestVolume(
+        "1k-clusters", block: 1024, mebibytes: 24, journal: 1, "-O", "bigalloc,orphan_file", "-C", "4096", "-g", "2048",
+        "-N", "512")
+    /// With clusters of sixteen blocks, as bigalloc has them if nobody says otherwise.
+    static let largeClusters = TestVolume(
+        "4k-clusters", block: 4096, mebibytes: 64, journal: 16, "-O", "bigalloc", "-C", "65536", "-N", "512")
+
+    static let all = [small, large, orphanList, noChecksums, narrow, oldInodes, indirect, clusters]
 
     /// Files are mapped by indirect blocks.
     var isIndirect: Bool { arguments.contains { $0.contains("^extent") } }
 
-    /// A profile without the calls that such files refuse.
+    /// Files get clusters of several blocks, and none is written out of place.
+    var hasClusters: Bool { arguments.contains { $0.contains("bigalloc") } }
+
+    /// What the blocks of a file are given out in.
+    var clusterByteCount: Int {
+        guard let option = arguments.firstIndex(of: "-C"), let size = Int(arguments[option + 1]) else {
+            return blockByteCount
+        }
+        return size
+    }
+
+    /// A profile without the calls that its files refuse.
     func fitting(_ profile: WorkloadProfile) -> WorkloadProfile {
         var profile = profile
         if isIndirect { profile.weights.removeAll { $0.call == .allocate } }
+        if hasClusters { profile.weights.removeAll { $0.call == .batch } }
         return profile
     }
 
