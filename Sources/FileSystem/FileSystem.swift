@@ -146,12 +146,8 @@ package final class FileSystem: Sendable {
 
     /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count:
     /// all, but out of place at most what one transaction can publish.
-    ///
-    /// `answer` is called with the count, at most once, when the write may be acknowledged although it has not ended:
-    /// whatever is called from then on finds it done, or waits. An error after that has aborted the journal.
     package func write(
-        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root,
-        answer: (Int) -> Void = { _ in }
+        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
     ) throws(Ext4Error) -> Int {
         try requireWritable()
         let inode = try inode(number)
@@ -159,8 +155,7 @@ package final class FileSystem: Sendable {
         try inode.checkChangeable(adding: offset >= inode.size)
         try moveOutInlineData(of: inode)
         return try FileData(volume, inode).write(
-            at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller),
-            answer: answer)
+            at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
     }
 
     /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.

@@ -47,17 +47,15 @@ func serveWrite(
     _ raw: fuse_req_t?, _ node: fuse_ino_t, _ bytes: UnsafePointer<CChar>?, _ count: Int, _ offset: off_t,
     _ file: UnsafeMutablePointer<fuse_file_info>?
 ) {
-    var request = unsafe Request(raw)
+    let request = unsafe Request(raw)
     guard let bytes = unsafe bytes, offset >= 0 else { return request.fail(EINVAL) }
     let payload = unsafe UnsafeRawPointer(bytes)
     let inode = NodeID.inode(node)
     do throws(Ext4Error) {
         let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
         if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
-        let (fileSystem, caller) = (request.fileSystem, request.caller)
-        let done = try fileSystem.write(
-            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count), by: caller
-        ) { request.answerAhead(written: $0) }
+        let done = try request.fileSystem.write(
+            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count), by: request.caller)
         request.answer(written: done)
     } catch {
         request.fail(error)

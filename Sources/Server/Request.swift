@@ -9,7 +9,6 @@ internal import Glibc
 @safe struct Request: ~Copyable {
     private let raw: fuse_req_t
     private let owner: Unmanaged<Session>
-    private var isAnswered = false
 
     init(_ raw: fuse_req_t?) {
         guard let raw = unsafe raw, let context = unsafe fuse_req_userdata(raw) else {
@@ -19,7 +18,7 @@ internal import Glibc
         unsafe owner = unsafe .fromOpaque(context)
     }
 
-    deinit { if !isAnswered { unsafe fuse_reply_err(raw, EIO) } }
+    deinit { unsafe fuse_reply_err(raw, EIO) }
 
     var session: Session { unsafe owner.takeUnretainedValue() }
     var fileSystem: FileSystem { unsafe owner._withUnsafeGuaranteedRef { $0.fileSystem } }
@@ -39,7 +38,7 @@ internal import Glibc
     }
 
     consuming func fail(_ number: CInt) {
-        if !isAnswered { unsafe fuse_reply_err(raw, number) }
+        unsafe fuse_reply_err(raw, number)
         discard self
     }
 
@@ -114,14 +113,8 @@ internal import Glibc
     }
 
     consuming func answer(written count: Int) {
-        if !isAnswered { unsafe fuse_reply_write(raw, count) }
-        discard self
-    }
-
-    /// Before the work has ended: nothing of libfuse may be asked about the request any more.
-    mutating func answerAhead(written count: Int) {
         unsafe fuse_reply_write(raw, count)
-        isAnswered = true
+        discard self
     }
 
     /// An ioctl that gives nothing back.

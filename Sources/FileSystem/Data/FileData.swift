@@ -71,10 +71,7 @@ struct FileData {
 
     /// Writes `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows. Answers the count: all,
     /// but out of place no more than one transaction can publish, so that this much is there whole or not at all.
-    /// `answer` may get the count earlier: see `MappingCore.ioend`.
-    func write(
-        at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool, answer: (Int) -> Void
-    ) throws(Ext4Error) -> Int {
+    func write(at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> Int {
         let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
         guard !overflow, end <= Self.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
@@ -96,7 +93,7 @@ struct FileData {
         if let batch {
             batch.absorb(write, endOfData: end)
         } else {
-            try core.ioend(write, endOfData: range.upperBound) { answer(range.count) }
+            try core.ioend(write, endOfData: range.upperBound)
         }
         return range.count
     }

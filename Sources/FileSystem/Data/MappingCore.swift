@@ -200,12 +200,7 @@ struct MappingCore {
     /// changes fit one; a write that the allocator had to scatter further is published front to back.
     ///
     /// `asUnwritten`: nothing has been written, the staged blocks become unwritten extents (fallocate).
-    ///
-    /// `answer` is called once the write can be acknowledged, if that is before the end: see `publishAhead`.
-    func ioend(
-        _ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false, answer: () -> Void = {}
-    ) throws(Ext4Error) {
-        if !asUnwritten, isOverwrite(write, to: end) { return try publishAhead(write, answer) }
+    func ioend(_ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false) throws(Ext4Error) {
         let changes = write.mappings.filter { asUnwritten ? $0.target.isNew : $0.target.isPublished }
         var rest = changes[...]
         repeat {
@@ -228,30 +223,6 @@ struct MappingCore {
                 }
             }
         } while !rest.isEmpty
-    }
-
-    /// The size of the file itself: with a batch `size` says more.
-    private func isOverwrite(_ write: StagedWrite, to end: UInt64) -> Bool {
-        end <= inode.field { $0.size } && write.replacesData && write.fitsOneHandle(of: volume)
-    }
-
-    /// An overwrite that is one transaction. As soon as its handle is open and the times have moved, whatever comes
-    /// later is in the same transaction or a later one, fsync waits for that handle, and who looks at the range waits
-    /// for its lock: so the caller is answered then, and the map and the bitmaps change while the answer is on its way.
-    /// What fails after that aborts the journal, as it does after any first change.
-    private func publishAhead(_ write: StagedWrite, _ answer: () -> Void) throws(Ext4Error) {
-        let changes = write.mappings[...]
-        let now = volume.now()
-        try volume.withHandle(credits: 1 + write.credits(for: changes, of: volume)) { handle throws(Ext4Error) in
-            try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                record.modification = now
-                record.change = now
-            }
-            answer()
-            try inode.mapping.withWriteLock { () throws(Ext4Error) in
-                for mapping in changes { try publish(mapping, write, in: handle) }
-            }
-        }
     }
 
     /// One mapping of a write, under the mapping lock for writing. `extents`: what of it is mapped then, if not all.

@@ -31,13 +31,6 @@ final class StagedWrite {
 
     func markPublished(_ mapping: Mapping) { published.insert(mapping.range.lowerBound) }
 
-    /// All of it takes the place of data.
-    var replacesData: Bool {
-        mappings.allSatisfy { mapping in
-            mapping.target.isStaged && pieces(in: mapping.range).allSatisfy { $0.target.dataStart != nil }
-        }
-    }
-
     // MARK: One handle
 
     func fitsOneHandle(of volume: Volume) -> Bool {
