@@ -6,11 +6,12 @@ Real programs work on them; then e2fsck has nothing to say, and the kernel sees 
 import errno
 import os
 import random
-import subprocess
 
 import treedigest
-from harness import JEXT4, SEED, TOOLS, Mount, attempt, check, expect_clean, expect_errno, \
-    expect_kernel_sees, kernel_mount, main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
+from harness import JEXT4, SEED, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, \
+    kernel_mount, main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
+from programs import expect_same, fill_index, missing_fsx, operate_at_random, paths, unpack_and_commit, \
+    write_and_cut
 
 KINDS = {
     "as mke2fs makes them": [],
@@ -23,15 +24,10 @@ KINDS = {
                                    "^metadata_csum,uninit_bg,^resize_inode"],
     "orphan_file, inline_data": ["-b", "1024", "-C", "4096", "-O", "orphan_file,inline_data"],
 }
-FSX = os.path.join(TOOLS, "fsx")
 
 
 def needs():
     return missing_root() or missing_tool("tar", "git")()
-
-
-def paths(scratch):
-    return [os.path.join(scratch, name) for name in ("image", "mnt", "kernel")]
 
 
 def sparse(path, choose, count):
@@ -51,24 +47,11 @@ def sparse(path, choose, count):
 
 def work(directory, choose):
     """What tar and git would do to a disk, on one that is not large."""
-    os.makedirs(f"{directory}/tar")
-    source = os.path.dirname(os.path.abspath(__file__))
-    pack = subprocess.Popen(["tar", "-C", source, "-cf", "-", "."], stdout=subprocess.PIPE)
-    unpack = subprocess.run(["tar", "-C", f"{directory}/tar", "-xf", "-"], stdin=pack.stdout, check=False)
-    assert (pack.wait(), unpack.returncode) == (0, 0), "tar failed"
-    git = ["git", "-C", f"{directory}/tar", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "gc.auto=0"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["gc", "-q"], ["fsck", "--strict"]):
-        run(*git, *words)
-    for number in range(pick(1_000, 10_000)):
-        with open(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}", "wb") as file:
-            file.write(b"x" * (number % 7 // 6))
-    for number in range(0, pick(1_000, 10_000), 3):
-        os.unlink(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}")
+    unpack_and_commit(f"{directory}/tar", os.path.dirname(os.path.abspath(__file__)))
+    # A file that is not empty takes a whole cluster.
+    fill_index(f"{directory}/tar", pick(1_000, 10_000), lambda number: number % 7 // 6)
     os.symlink("t" * 200, f"{directory}/symlink")
-    with open(f"{directory}/large", "wb") as file:
-        for _ in range(16):
-            file.write(choose.randbytes(1 << 20))
-    os.truncate(f"{directory}/large", 12_000_001)
+    write_and_cut(f"{directory}/large", choose, 16, 12_000_001)
     for number in range(20):
         with open(f"{directory}/attributes-{number}", "wb") as file:
             file.write(choose.randbytes(choose.randrange(30_000)))
@@ -78,11 +61,6 @@ def work(directory, choose):
 
 def remove(directory):
     run("rm", "-r", directory)
-
-
-def expect_same(first, second, whose):
-    lines = treedigest.differences(first, second)
-    assert not lines, f"{whose} (second) sees another tree:\n  " + "\n  ".join(lines)
 
 
 def volume(scratch, options):
@@ -124,17 +102,10 @@ def volumes(scratch):
 
 
 @check("operations in random order give what a model says",
-       need=lambda: needs() or (None if os.access(FSX, os.X_OK) else "make tools"))
+       need=lambda: needs() or missing_fsx())
 def random_operations(scratch):
-    image, directory, other = paths(scratch)
-    make_image(image, "512M", "-O", "bigalloc", "-b", "1024", "-C", "16384")
-    with mounted(image, directory):
-        for number, limit in enumerate([100_000, 300_000, 2_000_000]):
-            run(FSX, "-p", "-m", "-d", "-s", SEED + number, "-n", pick(2_000, 20_000), "-l", limit,
-                f"{directory}/{number}", timeout=900)
-        seen = treedigest.tree(directory)
-    expect_clean(image)
-    expect_kernel_sees(image, seen, other)
+    make_image(paths(scratch)[0], "512M", "-O", "bigalloc", "-b", "1024", "-C", "16384")
+    operate_at_random(scratch, [100_000, 300_000, 2_000_000])
 
 
 @check("a full volume says ENOSPC, keeps what it took, and counts as the kernel does", need=needs)

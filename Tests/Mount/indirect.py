@@ -7,11 +7,12 @@ import ctypes
 import errno
 import os
 import random
-import subprocess
 
 import treedigest
-from harness import JEXT4, SEED, TOOLS, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, \
+from harness import JEXT4, SEED, Mount, attempt, check, expect_clean, expect_errno, expect_kernel_sees, \
     kernel_mount, main, make_image, missing_root, missing_server, missing_tool, mounted, pick, run
+from programs import expect_same, fill_index, missing_fsx, operate_at_random, paths, unpack_and_commit, \
+    write_and_cut
 
 KINDS = {
     "ext3": ("ext3", []),
@@ -23,7 +24,6 @@ KINDS = {
 }
 
 KEEP_SIZE, ZERO_RANGE = 1, 16
-FSX = os.path.join(TOOLS, "fsx")
 libc = ctypes.CDLL(None, use_errno=True)
 libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
@@ -35,10 +35,6 @@ def fallocate(descriptor, mode, offset, length):
 
 def needs():
     return missing_root() or missing_tool("tar", "git", "lsattr")()
-
-
-def paths(scratch):
-    return [os.path.join(scratch, name) for name in ("image", "mnt", "kernel")]
 
 
 def sparse(path, choose, count):
@@ -56,24 +52,11 @@ def sparse(path, choose, count):
 
 def work(directory, choose):
     """What tar, git and a database would do to a disk, on one that is not large."""
-    os.makedirs(f"{directory}/tar")
     source = "/usr/include/linux" if os.path.isdir("/usr/include/linux") else os.path.dirname(__file__)
-    pack = subprocess.Popen(["tar", "-C", source, "-cf", "-", "."], stdout=subprocess.PIPE)
-    unpack = subprocess.run(["tar", "-C", f"{directory}/tar", "-xf", "-"], stdin=pack.stdout, check=False)
-    assert (pack.wait(), unpack.returncode) == (0, 0), "tar failed"
-    git = ["git", "-C", f"{directory}/tar", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "gc.auto=0"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["gc", "-q"], ["fsck", "--strict"]):
-        run(*git, *words)
-    for number in range(pick(1_500, 20_000)):
-        with open(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}", "wb") as file:
-            file.write(b"x" * (number % 7))
-    for number in range(0, pick(1_500, 20_000), 3):
-        os.unlink(f"{directory}/tar/one-of-many-names-of-some-length-{number:06}")
+    unpack_and_commit(f"{directory}/tar", source)
+    fill_index(f"{directory}/tar", pick(1_500, 20_000), lambda number: number % 7)
     os.symlink("t" * 200, f"{directory}/symlink")
-    with open(f"{directory}/large", "wb") as file:
-        for _ in range(24):
-            file.write(choose.randbytes(1 << 20))
-    os.truncate(f"{directory}/large", 20_000_001)
+    write_and_cut(f"{directory}/large", choose, 24, 20_000_001)
     with open(f"{directory}/large", "r+b") as file:
         for _ in range(200):
             file.seek(choose.randrange(20_000_000))
@@ -105,8 +88,7 @@ def volume(scratch, kind, options):
         seen = treedigest.tree(other)
     expect_clean(image)
     with mounted(image, directory):
-        lines = treedigest.differences(seen, treedigest.tree(directory))
-        assert not lines, "after the kernel's work a mount (second) sees another tree:\n  " + "\n  ".join(lines)
+        expect_same(seen, treedigest.tree(directory), "after the kernel's work a mount")
         sparse(f"{directory}/work/sparse", random.Random(SEED + 2), 60)
         run("rm", "-r", f"{directory}/work")
     expect_clean(image)
@@ -119,17 +101,10 @@ def volumes(scratch):
 
 
 @check("operations in random order, on files of all levels, give what a model says",
-       need=lambda: needs() or (None if os.access(FSX, os.X_OK) else "make tools"))
+       need=lambda: needs() or missing_fsx())
 def random_operations(scratch):
-    image, directory, other = paths(scratch)
-    make_image(image, "512M", "-b", "1024", kind="ext3")
-    with mounted(image, directory):
-        for number, limit in enumerate([300_000, 2_000_000, 90_000_000]):
-            run(FSX, "-p", "-m", "-d", "-s", SEED + number, "-n", pick(2_000, 20_000), "-l", limit,
-                f"{directory}/{number}", timeout=900)
-        seen = treedigest.tree(directory)
-    expect_clean(image)
-    expect_kernel_sees(image, seen, other)
+    make_image(paths(scratch)[0], "512M", "-b", "1024", kind="ext3")
+    operate_at_random(scratch, [300_000, 2_000_000, 90_000_000])
 
 
 @check("old files keep their maps on a volume that got extents, and new ones have extents", need=needs)

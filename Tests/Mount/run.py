@@ -33,7 +33,7 @@ ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.p
               "shutdown.py", "recording.py", "batches.py", "rings.py", "large_volume.py",
               "indirect.py", "inline.py", "clusters.py"]
 # What those programs share.
-SHARED = ["run.py", "harness.py", "imageedit.py", "treedigest.py"]
+SHARED = ["run.py", "harness.py", "imageedit.py", "programs.py", "treedigest.py"]
 
 
 def arguments():

@@ -1,0 +1,61 @@
+"""What ordinary programs do to a volume of a kind that is not the usual one."""
+import os
+import subprocess
+
+import treedigest
+from harness import SEED, TOOLS, expect_clean, expect_kernel_sees, mounted, pick, run
+
+FSX = os.path.join(TOOLS, "fsx")
+
+
+def missing_fsx():
+    return None if os.access(FSX, os.X_OK) else "make tools"
+
+
+def paths(scratch):
+    """An image, where the system under test has it, and where the kernel has."""
+    return [os.path.join(scratch, name) for name in ("image", "mnt", "kernel")]
+
+
+def unpack_and_commit(directory, source):
+    """A tree from tar, which git then has."""
+    os.makedirs(directory)
+    pack = subprocess.Popen(["tar", "-C", source, "-cf", "-", "."], stdout=subprocess.PIPE)
+    unpack = subprocess.run(["tar", "-C", directory, "-xf", "-"], stdin=pack.stdout, check=False)
+    assert (pack.wait(), unpack.returncode) == (0, 0), "tar failed"
+    git = ["git", "-C", directory, "-c", "user.name=x", "-c", "user.email=x@y", "-c", "gc.auto=0"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"], ["gc", "-q"], ["fsck", "--strict"]):
+        run(*git, *words)
+
+
+def fill_index(directory, count, size_of):
+    """So many names in one directory, of which every third goes again. `size_of` a number: bytes."""
+    for number in range(count):
+        with open(f"{directory}/one-of-many-names-of-some-length-{number:06}", "wb") as file:
+            file.write(b"x" * size_of(number))
+    for number in range(0, count, 3):
+        os.unlink(f"{directory}/one-of-many-names-of-some-length-{number:06}")
+
+
+def write_and_cut(path, choose, mebibytes, size):
+    with open(path, "wb") as file:
+        for _ in range(mebibytes):
+            file.write(choose.randbytes(1 << 20))
+    os.truncate(path, size)
+
+
+def operate_at_random(scratch, limits):
+    """fsx on files of so many bytes at most; `scratch` has the image."""
+    image, directory, other = paths(scratch)
+    with mounted(image, directory):
+        for number, limit in enumerate(limits):
+            run(FSX, "-p", "-m", "-d", "-s", SEED + number, "-n", pick(2_000, 20_000), "-l", limit,
+                f"{directory}/{number}", timeout=900)
+        seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, other)
+
+
+def expect_same(first, second, whose):
+    lines = treedigest.differences(first, second)
+    assert not lines, f"{whose} (second) sees another tree:\n  " + "\n  ".join(lines)
