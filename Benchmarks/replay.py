@@ -96,10 +96,13 @@ def describe(replay, image):
     return blocks * journal["block_bytes"] >> 20, len(applied)
 
 
-def timed(image, original, command, statuses, is_sparse):
+def timed(image, original, command, statuses, is_sparse, is_warm):
     """Seconds of one replay of a fresh copy."""
     run("cp", f"--sparse={'always' if is_sparse else 'never'}", original, image)
     cold()
+    if is_warm:
+        # A word that neither does anything with an image at.
+        subprocess.run([command[0], "-V"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     start = time.monotonic()
     done = subprocess.run([*command, image], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, check=False)
@@ -144,7 +147,7 @@ def floor(scratch, mebibytes):
                 os.unlink(path)
 
 
-def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False):
+def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False, is_warm=False):
     """Seconds of jext4-replay and of e2fsck, and of dd if it is asked for, turn by turn."""
     original, ours, theirs = (os.path.join(scratch, f"replay-{name}.img") for name in ("original", "jext4", "e2fsck"))
     seconds = {"jext4": [], "e2fsck": []}
@@ -159,7 +162,7 @@ def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=
             pair = [("jext4", ours, [replay, "apply"], [1]),
                     ("e2fsck", theirs, ["e2fsck", "-y", "-E", "journal_only"], [0, 1])]
             for name, image, command, statuses in pair[::-1] if turn % 2 else pair:
-                seconds[name].append(timed(image, original, command, statuses, is_sparse))
+                seconds[name].append(timed(image, original, command, statuses, is_sparse, is_warm))
                 say(f"replay {mebibytes} MiB, turn {turn + 1}/{turns}, {name}: {seconds[name][-1]:.2f} s")
             if turn == 0:
                 compare(ours, theirs)
@@ -179,11 +182,12 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="time dd as well")
     parser.add_argument("--sparse", action="store_true", help="leave holes in the copies where the image has zeros")
+    parser.add_argument("--warm-command", action="store_true", help="have the command in memory: the image is cold")
     options = parser.parse_args()
     scratch = tempfile.mkdtemp(prefix="jext4-bench-", dir=os.environ.get("BENCH_SCRATCH", "/var/tmp"))
     try:
         seconds = measure(os.path.abspath(options.replay), scratch, options.mebibytes, options.turns, print,
-                          options.floor, options.sparse)
+                          options.floor, options.sparse, options.warm_command)
         ours, theirs = (statistics.median(seconds[name]) for name in ("jext4", "e2fsck"))
         print(f"medians: jext4 {ours:.3f} s, e2fsck {theirs:.3f} s: {theirs / ours:.2f} x as fast")
         if options.floor:

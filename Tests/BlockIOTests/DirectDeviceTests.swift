@@ -44,6 +44,23 @@ import Testing
         #expect(try Self.cachedPageCount() == 0)
     }
 
+    /// A large read gives what was written last, whether the page cache has all of it, a part, or nothing.
+    @Test func largeReadsSeeWhatTheCacheHolds() throws {
+        let path = Self.path + "-cached", size = 1 << 20
+        try Data(repeating: 1, count: size).write(to: URL(fileURLWithPath: path))
+        defer { unlink(path) }
+        let device = try FileDevice(path: path, readOnly: false)
+        let file = open(path, O_RDWR)
+        defer { close(file) }
+        var expected = [UInt8](repeating: 1, count: size)
+        #expect(try contents(device) == expected)
+        try #require(fsync(file) == 0 && posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0)
+        #expect(try contents(device) == expected)
+        try put([UInt8](repeating: 2, count: 8192), on: device, at: 300 << 10)
+        expected.replaceSubrange(300 << 10..<308 << 10, with: repeatElement(2, count: 8192))
+        #expect(try contents(device) == expected)
+    }
+
     private static func cachedPageCount() throws -> Int {
         let process = Process(), output = Pipe()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
