@@ -11,7 +11,7 @@ packages_for() {
     case $1 in
         build) echo g++ libc6-dev make pkg-config git ca-certificates libfuse3-dev libxxhash-dev libext2fs-dev ;;
         run) echo fuse3 e2fsprogs mount util-linux ;;
-        test) echo python3 acl attr sqlite3 stress-ng tar fuse2fs tcl xz-utils ;;
+        test) echo python3 acl attr sqlite3 stress-ng tar fuse2fs tcl xz-utils util-linux-extra ;;
         bench) echo python3 fio fuse2fs tar ;;
         *) fail "unknown set of packages: $1 (known: build run test bench)" ;;
     esac
@@ -24,6 +24,7 @@ is_installed() {
         g++) command -v cc && command -v c++ ;;
         pkg-config) command -v pkg-config ;;
         python3) command -v python3 ;;
+        util-linux-extra) command -v fincore ;;
         make | git | fio | stress-ng | sqlite3 | tar) command -v "$1" ;;
         *) false ;;
     esac >/dev/null
