@@ -3,7 +3,7 @@ import os
 import subprocess
 
 import treedigest
-from harness import SEED, TOOLS, expect_clean, expect_kernel_sees, mounted, pick, run
+from harness import JEXT4, SEED, TOOLS, Mount, expect_clean, expect_kernel_sees, mounted, pick, run
 
 FSX = os.path.join(TOOLS, "fsx")
 
@@ -59,3 +59,21 @@ def operate_at_random(scratch, limits):
 def expect_same(first, second, whose):
     lines = treedigest.differences(first, second)
     assert not lines, f"{whose} (second) sees another tree:\n  " + "\n  ".join(lines)
+
+
+def expect_recovered(scratch, work):
+    """What was synced before SIGKILL is there, as e2fsck recovers it and as a mount does; `scratch` has the image."""
+    image, directory, other = paths(scratch)
+    mount = Mount(image, directory)
+    work(directory)
+    run(JEXT4, "sync", directory)
+    seen = treedigest.tree(directory)
+    mount.kill()
+    copy = image + ".copy"
+    run("cp", "--sparse=always", image, copy)
+    assert "recovering journal" in run("e2fsck", "-fy", copy, status=None)
+    expect_clean(copy)
+    expect_kernel_sees(copy, seen, other)
+    with mounted(image, directory):
+        expect_same(seen, treedigest.tree(directory), "the mount that recovered")
+    expect_clean(image)
