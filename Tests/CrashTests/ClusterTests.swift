@@ -40,12 +40,7 @@ import Testing
         work.write("f", at: 12 * unit, count: unit)
         var campaign = CrashCampaign(seed: 901, volume: volume, operations: work.operations)
         campaign.name = "clusters: \(cut)"
-        let outcome = try campaign.record()
-        let found = try outcome.explored()
-        for failure in found.failures { Issue.record("\(KeptTrace(outcome).report(failure, DiskModel()))") }
-        #expect(found.runCount > 5)
-        campaign.boundaries = 4
-        try campaign.run()
+        try campaign.runThroughAllStates(moreThan: 5)
     }
 
     /// Threads that write different blocks of one cluster get it once, and none waits for ever.

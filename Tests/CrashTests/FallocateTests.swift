@@ -44,12 +44,6 @@ import Testing
         work.sync("g")
         var campaign = CrashCampaign(seed: 900, volume: volume, operations: work.operations)
         campaign.name = "fallocate: \(mode)"
-        let outcome = try campaign.record()
-        let found = try outcome.explored()
-        for failure in found.failures { Issue.record("\(KeptTrace(outcome).report(failure, DiskModel()))") }
-        #expect(found.runCount > 10)
-        // And by all oracles, e2fsck among them.
-        campaign.boundaries = 4
-        try campaign.run()
+        try campaign.runThroughAllStates(moreThan: 10)
     }
 }

@@ -49,6 +49,19 @@ import Testing
     }
 }
 
+extension CrashCampaign {
+    /// Every state of every epoch, which takes more than `least` runs. Then few by all oracles, e2fsck among them.
+    func runThroughAllStates(moreThan least: Int) throws {
+        let outcome = try record()
+        let found = try outcome.explored()
+        for failure in found.failures { Issue.record("\(KeptTrace(outcome).report(failure, DiskModel()))") }
+        #expect(found.runCount > least)
+        var sampled = self
+        sampled.boundaries = 4
+        try sampled.run()
+    }
+}
+
 extension CrashCampaign.Outcome {
     /// Every state of every epoch, up to the first that fails.
     func explored() throws -> (failures: [EpochResult.Failure], runCount: Int, log2States: Double) {
