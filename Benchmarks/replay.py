@@ -28,8 +28,7 @@ SUPER_BLOCK_TIMES = [(1024 + 0x30, 4), (1024 + 0x40, 4), (1024 + 0x178, 8), (102
 JOURNAL_HEAD = [(0x58, 4), (0xFC, 4)]
 
 
-def cold():
-    run("sync")
+def drop_caches():
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("3\n")
 
@@ -96,11 +95,13 @@ def describe(replay, image):
     return blocks * journal["block_bytes"] >> 20, len(applied)
 
 
-def timed(image, original, command, statuses, is_sparse, is_warm):
+def timed(image, original, command, statuses, is_sparse, what_is_cold):
     """Seconds of one replay of a fresh copy."""
     run("cp", f"--sparse={'always' if is_sparse else 'never'}", original, image)
-    cold()
-    if is_warm:
+    run("sync")
+    if what_is_cold != "nothing":
+        drop_caches()
+    if what_is_cold != "all":
         # A word that neither does anything with an image at.
         subprocess.run([command[0], "-V"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     start = time.monotonic()
@@ -136,7 +137,8 @@ def floor(scratch, mebibytes):
     try:
         run("dd", "if=/dev/urandom", f"of={source}", "bs=1M", f"count={mebibytes}")
         run("dd", "if=/dev/urandom", f"of={target}", "bs=1M", f"count={mebibytes}")
-        cold()
+        run("sync")
+        drop_caches()
         start = time.monotonic()
         run("dd", f"if={source}", "of=/dev/null", "bs=2M", "iflag=direct")
         run("dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={mebibytes}", "conv=notrunc,fdatasync")
@@ -147,7 +149,8 @@ def floor(scratch, mebibytes):
                 os.unlink(path)
 
 
-def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False, is_warm=False):
+def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False,
+            what_is_cold="all"):
     """Seconds of jext4-replay and of e2fsck, and of dd if it is asked for, turn by turn."""
     original, ours, theirs = (os.path.join(scratch, f"replay-{name}.img") for name in ("original", "jext4", "e2fsck"))
     seconds = {"jext4": [], "e2fsck": []}
@@ -162,7 +165,7 @@ def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=
             pair = [("jext4", ours, [replay, "apply"], [1]),
                     ("e2fsck", theirs, ["e2fsck", "-y", "-E", "journal_only"], [0, 1])]
             for name, image, command, statuses in pair[::-1] if turn % 2 else pair:
-                seconds[name].append(timed(image, original, command, statuses, is_sparse, is_warm))
+                seconds[name].append(timed(image, original, command, statuses, is_sparse, what_is_cold))
                 say(f"replay {mebibytes} MiB, turn {turn + 1}/{turns}, {name}: {seconds[name][-1]:.2f} s")
             if turn == 0:
                 compare(ours, theirs)
@@ -182,12 +185,13 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--floor", action="store_true", help="time dd as well")
     parser.add_argument("--sparse", action="store_true", help="leave holes in the copies where the image has zeros")
-    parser.add_argument("--warm-command", action="store_true", help="have the command in memory: the image is cold")
+    parser.add_argument("--cold", choices=["all", "image", "nothing"], default="all",
+                        help="what is not in memory: command and image, the image alone, or neither")
     options = parser.parse_args()
     scratch = tempfile.mkdtemp(prefix="jext4-bench-", dir=os.environ.get("BENCH_SCRATCH", "/var/tmp"))
     try:
         seconds = measure(os.path.abspath(options.replay), scratch, options.mebibytes, options.turns, print,
-                          options.floor, options.sparse, options.warm_command)
+                          options.floor, options.sparse, options.cold)
         ours, theirs = (statistics.median(seconds[name]) for name in ("jext4", "e2fsck"))
         print(f"medians: jext4 {ours:.3f} s, e2fsck {theirs:.3f} s: {theirs / ours:.2f} x as fast")
         if options.floor:

@@ -25,6 +25,8 @@ package protocol BlockDevice: AnyObject, Sendable {
     func flush() throws(Ext4Error)
     /// A hint that the range is not in use; what it reads afterwards is undefined. Devices without discard ignore it.
     func discard(at offset: UInt64, count: UInt64) throws(Ext4Error)
+    /// Whether a read of the range is a mere copy in memory, as far as is known.
+    func isAtHand(at offset: UInt64, count: Int) -> Bool
     /// A note in the log of a recording device; nothing anywhere else.
     func mark(_ label: String)
 }
@@ -44,6 +46,7 @@ extension BlockDevice {
         }
     }
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {}
+    package func isAtHand(at offset: UInt64, count: Int) -> Bool { false }
     package func mark(_ label: String) {}
 
     /// `.refused` when blocks of `blockByteCount`, a power of two, are no whole sectors: they could not be written.

@@ -7,8 +7,9 @@ internal import Synchronization
 ///
 /// Writes go through the page cache, which answers at once and writes them in good order; the writing of large ones is
 /// started at once as well, so that the device works while the next one is copied. A flush waits for all. Large reads
-/// are direct where the file system below allows it: no copy, and no second copy kept. The kernel keeps the two
-/// coherent. Small reads ask for no readahead, since what is worth reading ahead is known above.
+/// are direct where the file system below allows it and the page cache does not hold the range: no copy, and no second
+/// copy kept. The kernel keeps the two coherent. Small reads ask for no readahead, since what is worth reading ahead is
+/// known above.
 ///
 /// All of that changes with `DirectIO.always`: no page of it is in the cache.
 package final class FileDevice: BlockDevice {
@@ -101,7 +102,8 @@ package final class FileDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
-            let isDirect = !usesCache || direct >= 0 && memory.count >= Self.largeByteCount
+            let isLarge = direct >= 0 && memory.count >= Self.largeByteCount
+            let isDirect = !usesCache || isLarge && !isAtHand(at: offset, count: memory.count)
             let descriptor = isDirect ? direct : buffered
             guard unsafe needsBounce(memory.baseAddress, descriptor) else {
                 return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
@@ -158,6 +160,10 @@ package final class FileDevice: BlockDevice {
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
         // A hint: file systems and devices without hole punching refuse it, and nothing is lost.
         _ = jext4_punch(buffered, off_t(start + offset), off_t(count))
+    }
+
+    package func isAtHand(at offset: UInt64, count: Int) -> Bool {
+        usesCache && jext4_cached_bytes(buffered, off_t(start + offset), count) >= count
     }
 
     private func needsBounce(_ base: UnsafeRawPointer?, _ descriptor: CInt) -> Bool {

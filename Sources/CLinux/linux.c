@@ -4,12 +4,18 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <malloc.h>
+#include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
+#endif
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
 #endif
 
 const int jext4_o_direct = O_DIRECT;
@@ -19,6 +25,21 @@ int jext4_clone(int to, int from) { return ioctl(to, FICLONE, from); }
 
 ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through) {
     return pwritev2(fd, vectors, count, offset, through ? RWF_DSYNC : 0);
+}
+
+// linux/mman.h: struct cachestat_range and struct cachestat, in pages but for the range.
+struct cached_range {
+    uint64_t offset, count;
+};
+struct cached_pages {
+    uint64_t cached, dirty, in_writeback, evicted, recently_evicted;
+};
+
+ssize_t jext4_cached_bytes(int fd, off_t offset, size_t count) {
+    struct cached_range range = {(uint64_t)offset, count};
+    struct cached_pages pages;
+    if (syscall(SYS_cachestat, fd, &range, &pages, 0) != 0) return -1;
+    return (ssize_t)pages.cached * sysconf(_SC_PAGESIZE);
 }
 
 int jext4_punch(int fd, off_t offset, off_t count) {

@@ -72,6 +72,14 @@ package final class LogArea: Sendable {
         return min(limit, Int(run.count - (position - run.log)))
     }
 
+    /// Whether the device has the log at hand, to judge by its first blocks from `position` on.
+    func isAtHand(from position: UInt32) -> Bool {
+        let count = runLength(from: position, limit: Self.sampleByteCount / blockByteCount)
+        return device.isAtHand(
+            at: home(of: position).rawValue * UInt64(blockByteCount), count: count * blockByteCount)
+    }
+    private static let sampleByteCount = 1 << 20
+
     /// Reads `count` blocks from `first` to byte `start` of `buffer`. The range lies within the area.
     package func read(
         _ first: UInt32, count: Int, into buffer: AlignedBuffer, at start: Int = 0

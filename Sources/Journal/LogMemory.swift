@@ -21,6 +21,8 @@ final class LogMemory: Sendable {
         var keptPieceCount = 0
     }
     let pieceBlockCount: Int
+    /// Whether the device has something to do while what it gave is being used.
+    let isWorthReadingAhead: Bool
     private let blockByteCount: Int
     private let keptPieceLimit: Int
     private let state = Mutex(State())
@@ -28,16 +30,25 @@ final class LogMemory: Sendable {
     private static let largestPieceByteCount = 2 << 20
     /// Of a device of the laboratory much is decided and little is read: a piece that stays in the processor's cache.
     private static let undecidedPieceByteCount = 64 << 10
+    /// Of what is copied from memory too.
+    private static let copiedPieceByteCount = 256 << 10
     private static let leastPieces = 8
 
     /// Stands for a block that is not kept.
     static let none = UInt32.max
 
     /// For blocks of `ring`. `byteCount` bounds what is kept; the pieces that are being read come on top of it.
-    init(for log: LogArea, ring: Range<UInt32>, keeping byteCount: Int) {
+    /// `isAtHand`: the page cache holds the log.
+    init(for log: LogArea, ring: Range<UInt32>, keeping byteCount: Int, isAtHand: Bool = false) {
         blockByteCount = log.blockByteCount
+        isWorthReadingAhead = log.undecided == nil && !isAtHand
         let useful = min(ring.count * log.blockByteCount, byteCount == 0 ? .max : byteCount)
-        let largest = log.undecided == nil ? Self.largestPieceByteCount : Self.undecidedPieceByteCount
+        let largest =
+            if log.undecided != nil {
+                Self.undecidedPieceByteCount
+            } else {
+                isAtHand ? Self.copiedPieceByteCount : Self.largestPieceByteCount
+            }
         let most = min(largest, useful / Self.leastPieces) / log.blockByteCount
         pieceBlockCount = max(1, most)
         keptPieceLimit = byteCount / (pieceBlockCount * log.blockByteCount)

@@ -30,7 +30,7 @@ final class LogReader {
         self.log = log
         self.ring = ring
         self.memory = memory
-        mayReadAhead = log.undecided == nil
+        mayReadAhead = memory.isWorthReadingAhead
     }
 
     deinit { leavePiece() }

@@ -49,8 +49,11 @@ struct LogScan {
         forbidden = target.sharesDeviceWithLog ? log : nil
         self.log = log
         // A listing is for eyes, not for replay. And to keep what is not decided would be to decide it.
-        let keepsNothing = detail == .everything || log.undecided != nil
-        memory = LogMemory(for: log, ring: geometry.ring, keeping: keepsNothing ? 0 : options.memoryByteCount)
+        // And what the page cache holds is copied a second time sooner than new memory is had for it.
+        let isAtHand = geometry.ring.contains(superBlock.start) && log.isAtHand(from: superBlock.start)
+        let keepsNothing = detail == .everything || log.undecided != nil || isAtHand
+        memory = LogMemory(
+            for: log, ring: geometry.ring, keeping: keepsNothing ? 0 : options.memoryByteCount, isAtHand: isAtHand)
         reader = LogReader(log: log, ring: geometry.ring, memory: memory)
         position = superBlock.start
         expected = superBlock.sequence

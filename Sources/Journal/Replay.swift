@@ -15,6 +15,8 @@ package struct ReplayCounters: Equatable, Sendable {
 extension RecoveryPlan {
     /// The most log data held at once beside what the scan has kept.
     private static var batchByteCount: Int { 32 << 20 }
+    /// The same where the page cache puts the writes in order, and reading costs a copy.
+    private static var batchByteCountAtHand: Int { 2 << 20 }
 
     /// Writes the newest copy of every block home, sorted and merged, then flushes. Only blocks that were logged are
     /// written. A plan with damage is applied up to the damage: whether to is the caller's decision. A block that the
@@ -37,8 +39,10 @@ extension RecoveryPlan {
     private func logOrder(_ copy: Copy) -> UInt32 { geometry.distance(from: superBlock.start, to: copy.position) }
 
     private func writeUnkept(_ rest: [Copy], _ log: LogArea, _ writer: inout HomeWriter) throws(Ext4Error) {
+        let isAtHand = log.isAtHand(from: rest[0].position)
+        let most = isAtHand ? Self.batchByteCountAtHand : Self.batchByteCount
         let batchMemory = LogMemory(
-            for: log, ring: geometry.ring, keeping: min(Self.batchByteCount, rest.count * log.blockByteCount))
+            for: log, ring: geometry.ring, keeping: min(most, rest.count * log.blockByteCount), isAtHand: isAtHand)
         let reader = LogReader(log: log, ring: geometry.ring, memory: batchMemory)
         var batch: [Copy] = []
         func write() throws(Ext4Error) {

@@ -1,6 +1,7 @@
 import BlockIO
 import CrashLab
 import Ext4Format
+import Foundation
 import Journal
 import Synchronization
 import Testing
@@ -67,6 +68,33 @@ private let long: Bench.Shape = {
         let start = Int(copy.home.rawValue) * 1024
         #expect(disks[0][start..<start + 4] == [0xC0, 0x3B, 0x39, 0x98], "an escaped block lost its first bytes")
     }
+}
+
+/// A log that the page cache holds is copied twice rather than kept, and the same bytes come home.
+@Test func aLogAtHandIsReadTwice() throws {
+    let path = "/var/tmp/jext4-at-hand-\(getpid())"
+    let bench = try longLog(long), before = try bench.bytes, memory = MemoryDevice(before)
+    defer { unlink(path) }
+    var disks: [[UInt8]] = []
+    func recover(_ device: any BlockDevice) throws -> Int {
+        let log = try LogArea(device: device, blockByteCount: 1024, runs: long.runs)
+        let plan = try RecoveryPlan.scan(log, for: ReplayTarget(blockCount: 8192, sharesDeviceWithLog: true))
+        return try plan.apply(from: log, to: device).reads
+    }
+    #expect(try recover(memory) == 0)
+    disks.append(memory.bytes)
+    for isCached in [true, false] {
+        try Data(before).write(to: URL(fileURLWithPath: path))
+        let file = open(path, O_RDONLY)
+        defer { close(file) }
+        if !isCached { try #require(fsync(file) == 0 && posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0) }
+        let device = try FileDevice(path: path, readOnly: false)
+        let isAtHand = device.isAtHand(at: UInt64(long.homeBlocks) * 1024, count: 1 << 20)
+        #expect(!isAtHand || isCached)
+        #expect(try (recover(device) > 0) == isAtHand)
+        disks.append([UInt8](try Data(contentsOf: URL(fileURLWithPath: path))))
+    }
+    #expect(disks[0] == disks[1] && disks[1] == disks[2])
 }
 
 /// A sector that cannot be read is an error where the log needs it, and nowhere else.

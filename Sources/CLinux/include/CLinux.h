@@ -14,6 +14,8 @@ extern const int jext4_seek_data, jext4_seek_hole;
 int jext4_clone(int to, int from);
 /// pwritev2(2), with RWF_DSYNC when `through` is set.
 ssize_t jext4_pwritev(int fd, const struct iovec *vectors, int count, off_t offset, bool through);
+/// How many bytes of a range the page cache holds; -1 where the kernel does not tell: cachestat(2), Linux 6.5.
+ssize_t jext4_cached_bytes(int fd, off_t offset, size_t count);
 /// Punches a hole and keeps the size: fallocate(2).
 int jext4_punch(int fd, off_t offset, off_t count);
 /// Starts the writing of what the page cache holds of a range, and does not wait: sync_file_range(2).
