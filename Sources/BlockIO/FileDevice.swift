@@ -29,6 +29,11 @@ package final class FileDevice: BlockDevice {
     /// -1 where direct I/O is not to be had, or not wanted.
     private let direct: CInt
     private let usesCache: Bool
+    /// Of the place and the count of a direct transfer, in bytes: more than a sector of ours where the file lies on a
+    /// disk with larger ones.
+    private let directAlignment: UInt64
+    /// What any common disk takes, where the kernel does not tell.
+    private static let safeAlignment: UInt64 = 4096
     /// What is large. Measured on a virtual disk: below, the wait for the device costs more than the copy.
     private static let largeByteCount = 64 << 10
     /// The byte of the file where the volume starts (-o offset=).
@@ -45,6 +50,8 @@ package final class FileDevice: BlockDevice {
         self.direct = direct == .never ? -1 : unsafe open(path, access | jext4_o_direct)
         let cause = errno
         usesCache = direct != .always
+        let alignment = jext4_direct_alignment(fd)
+        directAlignment = alignment > 0 ? UInt64(alignment) : Self.safeAlignment
         posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM)
         isReadOnly = readOnly
         self.start = start
@@ -102,8 +109,7 @@ package final class FileDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try checkRange("read", at: offset, count: bytes.byteCount)
         try unsafe bytes.withUnsafeMutableBytes { memory throws(Ext4Error) in
-            let isLarge = direct >= 0 && memory.count >= Self.largeByteCount
-            let isDirect = !usesCache || isLarge && !isAtHand(at: offset, count: memory.count)
+            let isDirect = !usesCache || paysDirectly(at: offset, count: memory.count)
             let descriptor = isDirect ? direct : buffered
             guard unsafe needsBounce(memory.baseAddress, descriptor) else {
                 return try unsafe transfer("read", memory, at: offset) { unsafe pread(descriptor, $0, $1, $2) }
@@ -160,6 +166,13 @@ package final class FileDevice: BlockDevice {
     package func discard(at offset: UInt64, count: UInt64) throws(Ext4Error) {
         // A hint: file systems and devices without hole punching refuse it, and nothing is lost.
         _ = jext4_punch(buffered, off_t(start + offset), off_t(count))
+    }
+
+    /// Whether a read had better go past the page cache, and can.
+    private func paysDirectly(at offset: UInt64, count: Int) -> Bool {
+        direct >= 0 && count >= Self.largeByteCount
+            && (start + offset) % directAlignment == 0 && UInt64(count) % directAlignment == 0
+            && !isAtHand(at: offset, count: count)
     }
 
     package func isAtHand(at offset: UInt64, count: Int) -> Bool {

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/stat.h>
 #include <malloc.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
@@ -20,6 +21,13 @@
 
 const int jext4_o_direct = O_DIRECT;
 const int jext4_seek_data = SEEK_DATA, jext4_seek_hole = SEEK_HOLE;
+
+// The structure of the system's own header: that of the C library may be older.
+ssize_t jext4_direct_alignment(int fd) {
+    struct statx status;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) != 0) return -1;
+    return status.stx_mask & STATX_DIOALIGN ? (ssize_t)status.stx_dio_offset_align : -1;
+}
 
 int jext4_clone(int to, int from) { return ioctl(to, FICLONE, from); }
 

@@ -272,6 +272,40 @@ def block_device(scratch):
         subprocess.run(["losetup", "-d", loop], check=False)
 
 
+@check("blocks of 1 KiB in a file on a disk with sectors of 4 KiB", need=needs)
+def large_sectors(scratch):
+    # Direct I/O to such a file takes 4 KiB at a time, and the volume's blocks begin anywhere.
+    disk, host = os.path.join(scratch, "disk"), os.path.join(scratch, "host")
+    image, directory = os.path.join(host, "image"), os.path.join(scratch, "mnt")
+    os.makedirs(host, exist_ok=True)
+    with open(disk, "wb") as file:
+        file.truncate(512 << 20)
+    loop = run("losetup", "--sector-size", "4096", "-f", "--show", disk).strip()
+    try:
+        run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", loop)
+        run("mount", "-t", "ext4", loop, host)
+        try:
+            make_image(image, "256M", "-b", "1024")
+            content = [os.urandom(3_000_001) for _ in range(4)]
+            with mounted(image, directory):
+                for number, data in enumerate(content):
+                    with open(f"{directory}/{number}", "wb") as file:
+                        file.write(data)
+            # What is in memory would be read from there.
+            run("sync")
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+                file.write("3\n")
+            with mounted(image, directory):
+                for number, data in enumerate(content):
+                    with open(f"{directory}/{number}", "rb") as file:
+                        assert file.read() == data
+            expect_clean(image)
+        finally:
+            run("umount", host)
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=False)
+
+
 @check("a user without root mounts, syncs and unmounts through fusermount3",
        need=lambda: needs() or missing_tool("fusermount3", "unshare", "setpriv")())
 def without_root(scratch):

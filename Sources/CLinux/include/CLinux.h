@@ -10,6 +10,9 @@
 extern const int jext4_o_direct;
 /// The positions of lseek(2) that a sparse file has.
 extern const int jext4_seek_data, jext4_seek_hole;
+/// What the place of a direct transfer in the file and its count must be multiples of, in bytes (STATX_DIOALIGN, Linux
+/// 6.1): 0 where there is no direct I/O, -1 where the kernel does not tell.
+ssize_t jext4_direct_alignment(int fd);
 /// Makes the file `to` share all blocks of the file `from` (FICLONE): -1 where the file system cannot.
 int jext4_clone(int to, int from);
 /// pwritev2(2), with RWF_DSYNC when `through` is set.
