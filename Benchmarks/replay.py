@@ -28,7 +28,8 @@ SUPER_BLOCK_TIMES = [(1024 + 0x30, 4), (1024 + 0x40, 4), (1024 + 0x178, 8), (102
 JOURNAL_HEAD = [(0x58, 4), (0xFC, 4)]
 
 
-def drop_caches():
+def cold():
+    run("sync")
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("3\n")
 
@@ -98,9 +99,10 @@ def describe(replay, image):
 def timed(image, original, command, statuses, is_sparse, what_is_cold):
     """Seconds of one replay of a fresh copy."""
     run("cp", f"--sparse={'always' if is_sparse else 'never'}", original, image)
-    run("sync")
-    if what_is_cold != "nothing":
-        drop_caches()
+    if what_is_cold == "nothing":
+        run("sync")
+    else:
+        cold()
     if what_is_cold != "all":
         # A word that neither does anything with an image at.
         subprocess.run([command[0], "-V"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
@@ -137,8 +139,7 @@ def floor(scratch, mebibytes):
     try:
         run("dd", "if=/dev/urandom", f"of={source}", "bs=1M", f"count={mebibytes}")
         run("dd", "if=/dev/urandom", f"of={target}", "bs=1M", f"count={mebibytes}")
-        run("sync")
-        drop_caches()
+        cold()
         start = time.monotonic()
         run("dd", f"if={source}", "of=/dev/null", "bs=2M", "iflag=direct")
         run("dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={mebibytes}", "conv=notrunc,fdatasync")
@@ -149,8 +150,7 @@ def floor(scratch, mebibytes):
                 os.unlink(path)
 
 
-def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False,
-            what_is_cold="all"):
+def measure(replay, scratch, mebibytes, turns, say, with_floor=False, is_sparse=False, what_is_cold="all"):
     """Seconds of jext4-replay and of e2fsck, and of dd if it is asked for, turn by turn."""
     original, ours, theirs = (os.path.join(scratch, f"replay-{name}.img") for name in ("original", "jext4", "e2fsck"))
     seconds = {"jext4": [], "e2fsck": []}

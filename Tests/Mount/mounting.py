@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The command: mount, umount, sync, status, read-only, and what the image holds meanwhile: mounting.py SCRATCH"""
+import contextlib
 import errno
 import hashlib
 import json
@@ -259,17 +260,24 @@ def offset(scratch):
         assert "inside" in os.listdir(directory)
 
 
+@contextlib.contextmanager
+def loop_device(file, *options):
+    """A block device that is the file, for as long as the block lasts."""
+    loop = run("losetup", *options, "-f", "--show", file).strip()
+    try:
+        yield loop
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=False)
+
+
 @check("a block device is mounted like a file", need=needs)
 def block_device(scratch):
     image, directory = paths(scratch)
     make_image(image, "64M")
-    loop = run("losetup", "-f", "--show", image).strip()
-    try:
+    with loop_device(image) as loop:
         with mounted(loop, directory):
             write(f"{directory}/file")
         expect_clean(loop)
-    finally:
-        subprocess.run(["losetup", "-d", loop], check=False)
 
 
 @check("blocks of 1 KiB in a file on a disk with sectors of 4 KiB", need=needs)
@@ -280,8 +288,7 @@ def large_sectors(scratch):
     os.makedirs(host, exist_ok=True)
     with open(disk, "wb") as file:
         file.truncate(512 << 20)
-    loop = run("losetup", "--sector-size", "4096", "-f", "--show", disk).strip()
-    try:
+    with loop_device(disk, "--sector-size", "4096") as loop:
         run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", loop)
         run("mount", "-t", "ext4", loop, host)
         try:
@@ -304,8 +311,6 @@ def large_sectors(scratch):
             expect_clean(image)
         finally:
             run("umount", host)
-    finally:
-        subprocess.run(["losetup", "-d", loop], check=False)
 
 
 @check("a user without root mounts, syncs and unmounts through fusermount3",
