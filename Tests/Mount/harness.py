@@ -53,9 +53,12 @@ def pick(short, long=None, soak=None):
 
 
 def run(*command, status=0, timeout=120, **options):
-    """Runs a command, answers its output (both streams), raises if its status is not the expected one (None: any)."""
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          stdin=subprocess.DEVNULL, timeout=timeout, check=False, **options)
+    """Runs a command, answers its output, raises if its status is not the expected one (None: any).
+
+    The output is both streams; who parses it line by line gives stderr=, for a message may land within a line.
+    """
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    done = subprocess.run([str(word) for word in command], timeout=timeout, check=False, **(streams | options))
     output = done.stdout.decode(errors="backslashreplace")
     if status is not None and done.returncode != status:
         raise AssertionError(f"{' '.join(map(str, command))}: status {done.returncode}: {output.strip()[-1500:]}")
