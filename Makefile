@@ -67,9 +67,12 @@ test: ## set up, then all tests: units, crash states, and a live mount
 	@$(MAKE) --no-print-directory unit-test
 	@$(MAKE) --no-print-directory mount-test
 
+# Optimised, as the commands are that people use: a third of the time, and more crash states in a minute. In a place of
+# its own, as it is linked in another way.
+TEST_BUILD := -c release --scratch-path .build/tests
 unit-test:
-	$(SWIFT) build --build-tests $(SWIFT_FLAGS)
-	$(SWIFT) test --skip-build --disable-xctest $(SWIFT_FLAGS)
+	$(SWIFT) build $(TEST_BUILD) --build-tests $(SWIFT_FLAGS)
+	$(SWIFT) test $(TEST_BUILD) --skip-build --disable-xctest $(SWIFT_FLAGS)
 
 mount-test: build tools
 	@scripts/setup.sh test
@@ -77,12 +80,10 @@ mount-test: build tools
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" $(addprefix --only ,$(ONLY))
 
 MINUTES ?= 10
-# How many crash states a minute sees depends on the optimiser. In a place of its own, as it is linked in another way.
-SOAK_BUILD := -c release --scratch-path .build/soak
 soak: build tools ## the long forms: MINUTES=10 of new crash states, MINUTES=10 of stress-ng, a million files
 	@scripts/setup.sh test
-	$(SWIFT) build $(SOAK_BUILD) --build-tests $(SWIFT_FLAGS)
-	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test $(SOAK_BUILD) --skip-build --disable-xctest \
+	$(SWIFT) build $(TEST_BUILD) --build-tests $(SWIFT_FLAGS)
+	JEXT4_SOAK_MINUTES="$(MINUTES)" $(SWIFT) test $(TEST_BUILD) --skip-build --disable-xctest \
 	    --filter 'SoakTests|DeviceErrorTests|ReplayEqualityTests|MappingModelTests'
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" --length soak --minutes "$(MINUTES)" $(addprefix --only ,$(ONLY))
 
