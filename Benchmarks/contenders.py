@@ -200,4 +200,19 @@ class Empty(Contender):
         self.start(f"{self.tools}/emptyfs", *writeback, self.directory)
 
 
-ALL = [Kernel, KernelData, Fuse2fs, Empty, Jext4, OutOfPlace, Rings]
+class Flushed(Empty):
+    """The empty server where an fsync waits for what a journal writes and flushes: the limit for any FUSE server with
+    group commit. Its log is the file that others have their volume in.
+    """
+
+    name = "flushed"
+    only_in = "fsync"
+
+    def make(self, size, inodes, is_filled=False):
+        run("dd", "if=/dev/zero", f"of={self.image}", "bs=1M", "count=128", "conv=fsync")
+
+    def mount(self):
+        self.start(f"{self.tools}/emptyfs", "-s", self.image, self.directory)
+
+
+ALL = [Kernel, KernelData, Fuse2fs, Empty, Flushed, Jext4, OutOfPlace, Rings]

@@ -1,11 +1,15 @@
 // A FUSE server that does nothing: names and attributes in memory, data discarded, every sync a success. What it takes
-// is the price of FUSE itself, the limit for any server. emptyfs [-w] DIR runs in the foreground until it is unmounted.
-//   -w  the kernel's writeback cache
+// is the price of FUSE itself, the limit for any server. emptyfs [-w] [-s FILE] DIR runs in the foreground until it is
+// unmounted.
+//   -w       the kernel's writeback cache
+//   -s FILE  an fsync is answered when FILE has taken what a journal would write, one commit for all who wait; and the
+//            kernel asks for attributes of new files (security.capability), as it asks whoever has any
 // Like jext4 it asks for 1 MiB writes, readdirplus, parallel directory operations and long timeouts, and answers open
 // and opendir ENOSYS, so that they cost no message after the first.
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 314
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -13,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -312,9 +317,50 @@ static void on_write_buf(fuse_req_t request, fuse_ino_t inode, struct fuse_bufve
     fuse_reply_write(request, size);
 }
 
+// The journal of -s: its device, and who waits for its next commit.
+enum { WAITING = 1024, BLOCK = 4096, BODY = 12 * BLOCK, LOG = 96 << 20 };
+static int log_file = -1;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t log_asked = PTHREAD_COND_INITIALIZER;
+static fuse_req_t waiting[WAITING];
+static int waiting_count;
+
+// Descriptors and blocks, a flush, and the commit block through to the medium: then all who waited are answered.
+static void *commit_for_all(void *nothing) {
+    static char body[BODY] __attribute__((aligned(BLOCK)));
+    for (off_t at = 0;; at = (at + BODY + BLOCK) % LOG) {
+        fuse_req_t answered[WAITING];
+        pthread_mutex_lock(&log_lock);
+        while (waiting_count == 0) pthread_cond_wait(&log_asked, &log_lock);
+        int count = waiting_count;
+        memcpy(answered, waiting, count * sizeof *waiting);
+        waiting_count = 0;
+        pthread_mutex_unlock(&log_lock);
+        struct iovec block = {body, BLOCK};
+        int failed = pwrite(log_file, body, BODY, at) != BODY || fdatasync(log_file) != 0
+            || pwritev2(log_file, &block, 1, at + BODY, RWF_DSYNC) != BLOCK;
+        for (int i = 0; i < count; i++) fuse_reply_err(answered[i], failed ? EIO : 0);
+    }
+    return nothing;
+}
+
 static void on_fsync(fuse_req_t request, fuse_ino_t inode, int data_only, struct fuse_file_info *file) {
     (void)inode, (void)data_only, (void)file;
-    fuse_reply_err(request, 0);
+    if (log_file < 0) {
+        fuse_reply_err(request, 0);
+        return;
+    }
+    pthread_mutex_lock(&log_lock);
+    int has_room = waiting_count < WAITING;
+    if (has_room) waiting[waiting_count++] = request;
+    pthread_cond_signal(&log_asked);
+    pthread_mutex_unlock(&log_lock);
+    if (!has_room) fuse_reply_err(request, EAGAIN);
+}
+
+static void on_getxattr(fuse_req_t request, fuse_ino_t inode, const char *name, size_t size) {
+    (void)inode, (void)name, (void)size;
+    fuse_reply_err(request, log_file < 0 ? ENOSYS : ENODATA);
 }
 
 static void on_fallocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
@@ -340,17 +386,24 @@ static const struct fuse_lowlevel_ops operations = {
     .link = on_link, .readlink = on_readlink, .unlink = on_unlink, .rmdir = on_unlink, .rename = on_rename,
     .readdir = on_readdir, .readdirplus = on_readdirplus, .open = on_open, .opendir = on_open, .read = on_read,
     .write_buf = on_write_buf, .fsync = on_fsync, .fsyncdir = on_fsync, .fallocate = on_fallocate, .statfs = on_statfs,
+    .getxattr = on_getxattr,
 };
 
 int main(int words, char **word) {
-    if (words == 3 && strcmp(word[1], "-w") == 0) writeback = 1, word++, words--;
-    if (words != 2) return fprintf(stderr, "usage: emptyfs [-w] DIR\n"), 2;
+    for (int option; (option = getopt(words, word, "ws:")) != -1;) {
+        if (option == 'w') writeback = 1;
+        else if (option != 's') return 2;
+        else if ((log_file = open(optarg, O_RDWR | O_DIRECT)) < 0) return perror(optarg), 1;
+    }
+    if (words - optind != 1) return fprintf(stderr, "usage: emptyfs [-w] [-s FILE] DIR\n"), 2;
     root.info = (struct stat){.st_ino = FUSE_ROOT_ID, .st_mode = S_IFDIR | 0755, .st_nlink = 2};
     touch(&root);
     char *list_of_words[] = {"emptyfs", "-o", "allow_other,default_permissions,fsname=empty"};
     struct fuse_args arguments = FUSE_ARGS_INIT(3, list_of_words);
     struct fuse_session *session = fuse_session_new(&arguments, &operations, sizeof operations, NULL);
-    if (!session || fuse_set_signal_handlers(session) != 0 || fuse_session_mount(session, word[1]) != 0) return 1;
+    if (!session || fuse_set_signal_handlers(session) != 0 || fuse_session_mount(session, word[optind]) != 0) return 1;
+    pthread_t committer;
+    if (log_file >= 0 && pthread_create(&committer, NULL, commit_for_all, NULL) != 0) return 1;
     struct fuse_loop_config *config = fuse_loop_cfg_create();
     int status = fuse_session_loop_mt(session, config);
     fuse_loop_cfg_destroy(config);
