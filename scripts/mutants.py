@@ -20,6 +20,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COPY = os.path.join(ROOT, ".build", "mutants")
+# The tests run optimised, as `make unit-test` runs them.
+BUILD = ("-c", "release", "--scratch-path", os.path.join(COPY, "build"))
 # A mutant that hangs is caught as well, after so many seconds.
 LIMIT = 180
 SWITCH = """
@@ -251,11 +253,10 @@ def make_copy(mutants):
     return tree
 
 
-def test(tree, scratch, tests, number):
+def test(tree, tests, number):
     """Whether the tests pass, and the first that does not. The laboratory ends with the first damage."""
     environment = dict(os.environ, JEXT4_MUTANT=str(number), SWIFT_BACKTRACE="enable=no")
-    command = ["swift", "test", "--skip-build", "--disable-xctest", "--package-path", tree, "--scratch-path", scratch,
-               "--filter", tests]
+    command = ["swift", "test", *BUILD, "--skip-build", "--disable-xctest", "--package-path", tree, "--filter", tests]
     output = []
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           env=environment, start_new_session=True, errors="replace", text=True) as process:
@@ -296,12 +297,12 @@ def main():
         for number, (name, path, *_) in mutants:
             print(f"{number:3} {path}: {name}")
         return 0
-    tree, scratch = make_copy(mutants), os.path.join(COPY, "build")
-    built = run("swift", "build", "--build-tests", "--package-path", tree, "--scratch-path", scratch)
+    tree = make_copy(mutants)
+    built = run("swift", "build", *BUILD, "--build-tests", "--package-path", tree)
     if built.returncode != 0:
         sys.exit(built.stdout.decode(errors="replace")[-4000:])
     for tests in groups:
-        good, reason = test(tree, scratch, tests, 0)
+        good, reason = test(tree, tests, 0)
         if not good:
             sys.exit(f"mutants: {tests} fails without a fault: {reason}")
     missed, blind = [], 0
@@ -315,7 +316,7 @@ def main():
             continue
         start = time.monotonic()
         for group in sorted(groups, key=lambda group: group != tests):
-            passed, reason = test(tree, scratch, group, number)
+            passed, reason = test(tree, group, number)
             if not passed:
                 break
         seconds = time.monotonic() - start
