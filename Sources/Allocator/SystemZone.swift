@@ -7,39 +7,54 @@ internal import Threads
 /// The table of a flex group is built from its descriptors when first asked for, merged: three ranges as a rule.
 final class SystemZone: Sendable {
     private let groups: GroupTable
-    private let tables = Monitor<[UInt32: [Range<UInt64>]]>([:])
-    private let protected = Monitor<[Range<UInt64>]>([])
+    private let layout: VolumeLayout
+    /// A flex group has 2^`flexShift` groups.
+    private let flexShift: UInt32
 
-    init(groups: GroupTable) { self.groups = groups }
+    private struct State {
+        /// By flex group.
+        var tables: [UInt32: [Range<UInt64>]] = [:]
+        var protected: [Range<UInt64>] = []
+    }
+    private let state = Monitor(State())
+
+    init(groups: GroupTable) {
+        self.groups = groups
+        layout = groups.layout
+        let superBlock = layout.superBlock
+        let hasFlexGroups = superBlock.features.incompatible.contains(.flexibleGroups)
+        flexShift = hasFlexGroups ? UInt32(superBlock.logGroupsPerFlex) : 0
+    }
 
     func protect(_ run: Range<UInt64>) {
-        protected.withLock { $0 = Self.merged($0 + [run]) }
+        state.withLock { $0.protected = Self.merged($0.protected + [run]) }
     }
 
     /// Whether any block of a run shares a cluster with a system block, or lies outside of the volume. Takes group
     /// locks.
     func contains(_ run: BlockRun) -> Bool {
-        guard run.count > 0, let end = run.end?.rawValue, let first = groups.layout.place(of: run.start),
-            let last = groups.layout.place(of: FSBlock(end - 1))
+        guard run.count > 0, let end = run.end?.rawValue, let first = layout.place(of: run.start),
+            let last = layout.place(of: FSBlock(end - 1))
         else { return true }
-        let wanted = groups.layout.wholeClusters(run.start.rawValue..<end)
-        if protected.withLock({ Self.overlaps($0, wanted) }) { return true }
-        for number in first.group.rawValue...last.group.rawValue {
-            if header(of: GroupNumber(number)).overlaps(wanted) { return true }
+        let wanted = layout.wholeClusters(run.start.rawValue..<end)
+        let flexes = first.group.rawValue >> flexShift...last.group.rawValue >> flexShift
+        let known = state.withLock { state -> Bool? in
+            if Self.overlaps(state.protected, wanted) { return true }
+            for flex in flexes {
+                guard let table = state.tables[flex] else { return nil }
+                if Self.overlaps(table, wanted) { return true }
+            }
+            return false
         }
-        let shift = flexShift
-        for flex in first.group.rawValue >> shift...last.group.rawValue >> shift {
-            if Self.overlaps(table(flex), wanted) { return true }
-        }
-        return false
+        return known ?? flexes.contains { Self.overlaps(table($0), wanted) }
     }
 
     /// The clusters of the system blocks of one group as bits of its bitmap. Takes group locks.
     func bits(in group: GroupNumber) -> [Range<Int>] {
-        let layout = groups.layout, shift = UInt64(layout.clusterShift)
+        let shift = UInt64(layout.clusterShift)
         let start = layout.firstBlock(of: group).rawValue
         let blocks = start..<start + UInt64(layout.blockCount(of: group))
-        return ([header(of: group)] + table(group.rawValue >> flexShift)).compactMap {
+        return table(group.rawValue >> flexShift).compactMap {
             let part = $0.clamped(to: blocks)
             guard !part.isEmpty else { return nil }
             let own = layout.wholeClusters(part.lowerBound - start..<part.upperBound - start)
@@ -47,25 +62,21 @@ final class SystemZone: Sendable {
         }
     }
 
-    private var flexShift: UInt32 {
-        let superBlock = groups.layout.superBlock
-        return superBlock.features.incompatible.contains(.flexibleGroups) ? UInt32(superBlock.logGroupsPerFlex) : 0
-    }
-
-    private func header(of group: GroupNumber) -> Range<UInt64> {
-        let start = groups.layout.firstBlock(of: group).rawValue
-        let count = min(groups.layout.headerBlockCount(of: group), groups.layout.blockCount(of: group))
-        return start..<start + UInt64(count)
+    /// The copies of super block and descriptors at the start of a group, if it has any.
+    private func header(of group: GroupNumber) -> [Range<UInt64>] {
+        let start = layout.firstBlock(of: group).rawValue
+        let count = min(layout.headerBlockCount(of: group), layout.blockCount(of: group))
+        return count > 0 ? [start..<start + UInt64(count)] : []
     }
 
     private func table(_ flex: UInt32) -> [Range<UInt64>] {
-        if let table = tables.withLock({ $0[flex] }) { return table }
-        let layout = groups.layout
+        if let table = state.withLock({ $0.tables[flex] }) { return table }
         let first = UInt64(flex) << UInt64(flexShift)
         let end = min(first + 1 << UInt64(flexShift), UInt64(layout.groupCount))
         var ranges: [Range<UInt64>] = []
         var isComplete = true
         for number in first..<end {
+            ranges += header(of: GroupNumber(UInt32(number)))
             do throws(Ext4Error) {
                 let one = try groups.descriptor(GroupNumber(UInt32(number)))
                 ranges.append(one.blockBitmap.rawValue..<one.blockBitmap.rawValue + 1)
@@ -78,11 +89,11 @@ final class SystemZone: Sendable {
             }
         }
         let table = Self.merged(ranges)
-        if isComplete { tables.withLock { $0[flex] = table } }
+        if isComplete { state.withLock { $0.tables[flex] = table } }
         return table
     }
 
-    /// Sorted, and neighbours joined.
+    /// Sorted, and neighbours joined. None of the ranges is empty.
     private static func merged(_ ranges: [Range<UInt64>]) -> [Range<UInt64>] {
         var result: [Range<UInt64>] = []
         for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {

@@ -1,7 +1,9 @@
 /// Where things lie on a volume: arithmetic on the super block alone.
 ///
 /// A cluster is what one bit of a block bitmap stands for: `clusterBlockCount` blocks with bigalloc, else one block.
-package struct VolumeLayout: Sendable {
+///
+/// A class, so that whoever asks a small question does not copy the super block.
+package final class VolumeLayout: Sendable {
     package let superBlock: SuperBlock
     package let groupCount: UInt32
     package let blockByteCount: Int

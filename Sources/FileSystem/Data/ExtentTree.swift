@@ -24,26 +24,63 @@ struct ExtentTree {
 
     /// The piece that holds `block`.
     func find(_ block: FileBlock) throws(Ext4Error) -> Piece {
-        let target = UInt64(block.rawValue), blockCount = volume.superBlock.blockCount
+        try withLeaf(of: block) { leaf, number, limit throws(Ext4Error) in try piece(at: block, leaf, number, limit) }
+    }
+
+    /// Appends the pieces from `next` on to `result`, up to `end` or to the end of the leaf that `next` belongs to, and
+    /// moves `next` behind them.
+    func appendPieces(from next: inout UInt64, to end: UInt64, _ result: inout [Piece]) throws(Ext4Error) {
+        var block = next
+        defer { next = block }
+        try withLeaf(of: FileBlock(UInt32(block))) { leaf, number, limit throws(Ext4Error) in
+            repeat {
+                let found = try piece(at: FileBlock(UInt32(block)), leaf, number, limit)
+                result.append(found)
+                block = found.range.upperBound
+            } while block < min(end, limit)
+        }
+    }
+
+    /// What a leaf, whose blocks end at `limit`, says of one of them.
+    private func piece(
+        at block: FileBlock, _ leaf: RawSpan, _ number: FSBlock?, _ limit: UInt64
+    ) throws(Ext4Error) -> Piece {
+        switch try search(leaf, for: block, depth: 0, number) {
+        case .extent(let extent): return .extent(extent)
+        case .hole(let start, let next):
+            let target = UInt64(block.rawValue)
+            return .hole(min(start, target)..<max(next ?? limit, target + 1))
+        case .child: throw damage("inner node at depth 0")
+        }
+    }
+
+    /// `depth` nil and `number` nil: the root.
+    private func search(
+        _ node: RawSpan, for block: FileBlock, depth: UInt16?, _ number: FSBlock?
+    ) throws(Ext4Error) -> ExtentNode.Hit {
+        try ExtentNode.search(
+            node, for: block, depth: depth, blockCount: volume.superBlock.blockCount,
+            where: number.map { place(of: $0) } ?? "inode \(inode.number.rawValue), root")
+    }
+
+    /// Hands out the bytes of the leaf that `block` belongs to, its number (nil for the root) and the first file block
+    /// behind what it may hold.
+    private func withLeaf<R>(
+        of block: FileBlock, _ body: (RawSpan, FSBlock?, UInt64) throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
         var limit: UInt64 = 1 << 32
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
-        var hit = try record.withArea { bytes throws(Ext4Error) in
-            try ExtentNode.search(
-                bytes, for: block, depth: nil, blockCount: blockCount, where: "inode \(inode.number.rawValue), root")
-        }
-        while true {
-            switch hit {
-            case .extent(let extent): return .extent(extent)
-            case .hole(let start, let next): return .hole(min(start, target)..<max(next ?? limit, target + 1))
-            case .child(let number, let depth, _, let next):
-                limit = next ?? limit
-                hit = try verifiedNode(number, depth: depth).withBytes { bytes throws(Ext4Error) in
-                    try ExtentNode.search(
-                        bytes, for: block, depth: depth, blockCount: blockCount, where: place(of: number))
-                }
+        var hit = try record.withArea { bytes throws(Ext4Error) in try search(bytes, for: block, depth: nil, nil) }
+        while case .child(let number, let depth, _, let next) = hit {
+            limit = next ?? limit
+            let node = try verifiedNode(number, depth: depth)
+            if depth == 0 { return try node.withBytes { bytes throws(Ext4Error) in try body(bytes, number, limit) } }
+            hit = try node.withBytes { bytes throws(Ext4Error) in
+                try search(bytes, for: block, depth: depth, number)
             }
         }
+        return try record.withArea { bytes throws(Ext4Error) in try body(bytes, nil, limit) }
     }
 
     /// The last extent before file block `end`, cut there; nil when there is none.

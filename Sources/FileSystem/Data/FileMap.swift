@@ -48,9 +48,13 @@ enum FileMap {
         var result: [Piece] = []
         var next = range.lowerBound
         while next < range.upperBound, next < 1 << 32 {
-            let piece = try find(FileBlock(UInt32(next)))
-            result.append(piece)
-            next = piece.range.upperBound
+            if case .extents(let tree) = self {
+                try tree.appendPieces(from: &next, to: range.upperBound, &result)
+            } else {
+                let piece = try find(FileBlock(UInt32(next)))
+                result.append(piece)
+                next = piece.range.upperBound
+            }
         }
         return result
     }

@@ -106,7 +106,7 @@ struct MappingCore {
         writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
     ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
-        let old = placement == .inPlace ? try piecesToWrite(range) : try begin(reading: range)
+        let (old, before) = try look(at: range, placement)
         if old.contains(where: \.target.isImplied) { try volume.settleCutClusters(of: inode) }
         let parts = Self.joined(old, placement)
         let needed = parts.reduce(0) { $0 + ($1.target == .hole ? volume.layout.clusterCount(of: $1.range) : 0) }
@@ -116,7 +116,6 @@ struct MappingCore {
         let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
         let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
         let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
-        let before = try start(before: range.lowerBound)
         var goal = goal(behind: before)
         for part in parts {
             guard part.target == .hole else {
@@ -128,6 +127,22 @@ struct MappingCore {
             try stage(part.range, ahead: ahead, into: write, &goal)
         }
         return write
+    }
+
+    /// What lies in `range`, and where the block before it lies: one look into the map for both as a rule.
+    private func look(
+        at range: Range<UInt64>, _ placement: Placement
+    ) throws(Ext4Error) -> (old: [Mapping], before: FSBlock?) {
+        guard range.lowerBound > 0, volume.layout.clusterShift == 0 else {
+            let old = placement == .inPlace ? try piecesToWrite(range) : try begin(reading: range)
+            return (old, try start(before: range.lowerBound))
+        }
+        var old = try begin(reading: range.lowerBound - 1..<range.upperBound)
+        let first = old.removeFirst(), before = first.part(first.range.lowerBound..<range.lowerBound).target.start
+        if first.range.upperBound > range.lowerBound {
+            old.insert(first.part(range.lowerBound..<first.range.upperBound), at: 0)
+        }
+        return (old, before)
     }
 
     /// `mappings` with all that gets new blocks as holes. Neighbours of these are one, wherever they lay before.

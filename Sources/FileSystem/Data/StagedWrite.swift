@@ -65,6 +65,8 @@ final class StagedWrite {
 
     /// Gives up what does not fit one handle, so that ioend is atomic. Answers the first block that is left out.
     func keepOneHandle(of volume: Volume) -> UInt64? {
+        // One mapping in the place of one piece goes into a handle whatever it takes.
+        if mappings.count == 1, old.count <= 1 { return nil }
         let changes = mappings.filter(\.target.isPublished)
         let count = partForOneHandle(changes[...], of: volume).count
         guard count < changes.count else { return nil }
@@ -93,7 +95,8 @@ final class StagedWrite {
     private struct Cost {
         private let write: StagedWrite
         private let layout: VolumeLayout
-        private var groups: Set<UInt32> = []
+        /// In order.
+        private var groups: [UInt32] = []
         private var map = 0
         private var last: UInt64?
 
@@ -119,7 +122,10 @@ final class StagedWrite {
             guard let start = mapping.target.start, let first = layout.place(of: start)?.group,
                 let last = layout.place(of: start + UInt64(mapping.range.count - 1))?.group
             else { return }
-            groups.formUnion(first.rawValue...last.rawValue)
+            for group in first.rawValue...last.rawValue {
+                let index = groups.partitioningIndex { $0 >= group }
+                if index == groups.count || groups[index] != group { groups.insert(group, at: index) }
+            }
         }
     }
 
