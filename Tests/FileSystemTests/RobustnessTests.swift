@@ -1,5 +1,6 @@
 import Ext4Format
 import FileSystem
+import Foundation
 import Testing
 
 /// Volumes that are sound, or nearly, and once made an operation fail too late: after its first change, which costs the
@@ -104,6 +105,67 @@ import Testing
                     return
                 }
             }
+        }
+    }
+
+    /// A file of single blocks with a hole of 50 to 59, where the first leaf of its tree ends and the second begins.
+    private func fileWithTwoLeaves(_ volume: DirectoryVolume) throws -> InodeNumber {
+        let file = try volume.mounted { fileSystem in
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+                .inode
+            // From the back, so that no block joins another. A leaf of 84 extents splits with the 85th: the last of
+            // the file is left alone, and what comes to the 84 before it halves them.
+            for block in (0..<104).reversed() where !(50..<60 ~= block) {
+                try write(fileSystem, file, at: block * 1024, 1024)
+            }
+            return file
+        }
+        let tree = try volume.debugfs("dump_extents -n <\(file.rawValue)>")
+        try #require(tree.contains("    60 -   102"), "\(tree)")
+        return file
+    }
+
+    private func block(_ number: Int, of file: InodeNumber, _ fileSystem: FileSystem) throws -> [UInt8] {
+        var bytes = [UInt8](repeating: 1, count: 1024)
+        var span = bytes.mutableSpan
+        var raw = span.mutableBytes
+        _ = try fileSystem.read(file, at: UInt64(number) * 1024, into: &raw)
+        return bytes
+    }
+
+    /// What a damaged leaf says of blocks of another must not be believed by a write that begins between them.
+    @Test func aWriteBetweenDamagedLeavesKeepsWhatLiesBefore() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-O", "^metadata_csum"])
+        let file = try fileWithTwoLeaves(volume)
+        // The key of the second entry of the root: the first leaf holds what lies before block 50.
+        try volume.debugfs("sif <\(file.rawValue)> block[6] 50")
+        try volume.mounted(isSound: false) { fileSystem throws in
+            let bytes = [UInt8](repeating: 9, count: 1024)
+            #expect(try fileSystem.write(file, at: 50 * 1024, bytes.span.bytes) == 1024)
+            #expect(try block(49, of: file, fileSystem) == [UInt8](repeating: 7, count: 1024))
+            #expect(try block(50, of: file, fileSystem) == bytes)
+            #expect(try block(51, of: file, fileSystem) == [UInt8](repeating: 0, count: 1024))
+        }
+    }
+
+    @Test func aLeafThatReachesIntoTheNextIsDamage() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-O", "^metadata_csum"])
+        let file = try fileWithTwoLeaves(volume)
+        let root = try volume.debugfs("dump_extents -n <\(file.rawValue)>").split(separator: "\n")
+        let words = try #require(root.first { $0.contains("  0 -    59") }).split(whereSeparator: \.isWhitespace)
+        let leaf = try #require(words.compactMap { Int($0) }.last { $0 > 100 })
+        // The length of its last extent, block 49: now it reaches to block 60.
+        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
+        try handle.seek(toOffset: UInt64(leaf * 1024 + 12 + 49 * 12 + 4))
+        #expect(try handle.read(upToCount: 2) == Data([1, 0]))
+        try handle.seek(toOffset: UInt64(leaf * 1024 + 12 + 49 * 12 + 4))
+        try handle.write(contentsOf: Data([12, 0]))
+        try handle.close()
+        try volume.mounted(isSound: false) { fileSystem throws in
+            #expect(try block(48, of: file, fileSystem) == [UInt8](repeating: 7, count: 1024))
+            #expect(throws: Ext4Error.self) { try block(49, of: file, fileSystem) }
+            let bytes = [UInt8](repeating: 9, count: 1024)
+            #expect(throws: Ext4Error.self) { try fileSystem.write(file, at: 50 * 1024, bytes.span.bytes) }
         }
     }
 }

@@ -24,7 +24,7 @@ struct ExtentTree {
 
     /// The piece that holds `block`.
     func find(_ block: FileBlock) throws(Ext4Error) -> Piece {
-        try withLeaf(of: block) { leaf, number, limit throws(Ext4Error) in try piece(at: block, leaf, number, limit) }
+        try withLeaf(of: block) { bytes, leaf throws(Ext4Error) in try piece(at: block, bytes, of: leaf) }
     }
 
     /// Appends the pieces from `next` on to `result`, up to `end` or to the end of the leaf that `next` belongs to, and
@@ -32,26 +32,35 @@ struct ExtentTree {
     func appendPieces(from next: inout UInt64, to end: UInt64, _ result: inout [Piece]) throws(Ext4Error) {
         var block = next
         defer { next = block }
-        try withLeaf(of: FileBlock(UInt32(block))) { leaf, number, limit throws(Ext4Error) in
+        try withLeaf(of: FileBlock(UInt32(block))) { bytes, leaf throws(Ext4Error) in
             repeat {
-                let found = try piece(at: FileBlock(UInt32(block)), leaf, number, limit)
+                let found = try piece(at: FileBlock(UInt32(block)), bytes, of: leaf)
                 result.append(found)
                 block = found.range.upperBound
-            } while block < min(end, limit)
+            } while block < min(end, leaf.limit)
         }
     }
 
-    /// What a leaf, whose blocks end at `limit`, says of one of them.
-    private func piece(
-        at block: FileBlock, _ leaf: RawSpan, _ number: FSBlock?, _ limit: UInt64
-    ) throws(Ext4Error) -> Piece {
-        switch try search(leaf, for: block, depth: 0, number) {
-        case .extent(let extent): return .extent(extent)
+    /// A leaf, and which blocks its parents leave to it.
+    private struct Leaf {
+        /// nil for the root.
+        let number: FSBlock?
+        let key: UInt64, limit: UInt64
+    }
+
+    /// What a leaf says of one of its blocks; `.corrupt` when that reaches past the leaf.
+    private func piece(at block: FileBlock, _ bytes: RawSpan, of leaf: Leaf) throws(Ext4Error) -> Piece {
+        let target = UInt64(block.rawValue), found: Piece
+        switch try search(bytes, for: block, depth: 0, leaf.number) {
+        case .extent(let extent): found = .extent(extent)
         case .hole(let start, let next):
-            let target = UInt64(block.rawValue)
-            return .hole(min(start, target)..<max(next ?? limit, target + 1))
+            found = .hole(min(max(start, leaf.key), target)..<max(next ?? leaf.limit, target + 1))
         case .child: throw damage("inner node at depth 0")
         }
+        guard found.range.upperBound <= max(leaf.limit, target + 1) else {
+            throw damage("a leaf goes on behind block \(leaf.limit), where the next one begins")
+        }
+        return found
     }
 
     /// `depth` nil and `number` nil: the root.
@@ -63,24 +72,31 @@ struct ExtentTree {
             where: number.map { place(of: $0) } ?? "inode \(inode.number.rawValue), root")
     }
 
-    /// Hands out the bytes of the leaf that `block` belongs to, its number (nil for the root) and the first file block
-    /// behind what it may hold.
+    /// Hands out the leaf that `block` belongs to.
     private func withLeaf<R>(
-        of block: FileBlock, _ body: (RawSpan, FSBlock?, UInt64) throws(Ext4Error) -> R
+        of block: FileBlock, _ body: (RawSpan, Leaf) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
-        var limit: UInt64 = 1 << 32
+        var key: UInt64 = 0, limit: UInt64 = 1 << 32
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
         var hit = try record.withArea { bytes throws(Ext4Error) in try search(bytes, for: block, depth: nil, nil) }
-        while case .child(let number, let depth, _, let next) = hit {
-            limit = next ?? limit
+        while case .child(let number, let depth, let from, let next) = hit {
+            // Before the first key there is nothing, and it is the first child that says so.
+            if from <= block { key = max(key, UInt64(from.rawValue)) }
+            limit = min(limit, next ?? limit)
             let node = try verifiedNode(number, depth: depth)
-            if depth == 0 { return try node.withBytes { bytes throws(Ext4Error) in try body(bytes, number, limit) } }
+            if depth == 0 {
+                return try node.withBytes { bytes throws(Ext4Error) in
+                    try body(bytes, Leaf(number: number, key: key, limit: limit))
+                }
+            }
             hit = try node.withBytes { bytes throws(Ext4Error) in
                 try search(bytes, for: block, depth: depth, number)
             }
         }
-        return try record.withArea { bytes throws(Ext4Error) in try body(bytes, nil, limit) }
+        return try record.withArea { bytes throws(Ext4Error) in
+            try body(bytes, Leaf(number: nil, key: key, limit: limit))
+        }
     }
 
     /// The last extent before file block `end`, cut there; nil when there is none.
