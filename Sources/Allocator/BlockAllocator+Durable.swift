@@ -75,7 +75,7 @@ extension BlockAllocator {
     /// Builds the in-core view from the bitmap, or from the layout where that was never written. The lock is held;
     /// `system` is what lies in the group of the file system's own.
     func load(_ group: GroupNumber, _ system: [Range<Int>]) throws(Ext4Error) -> BlockGroup {
-        let descriptor = try groups.lockedDescriptor(group)
+        let descriptor = try groups.lockedDescriptor(group, try groups.table(of: group))
         let bitCount = Int(layout.clusterCount(of: group))
         let index: BuddyIndex
         if isUninitialized(descriptor) {
@@ -124,6 +124,7 @@ extension BlockAllocator {
 
     /// What is changed together, verified.
     private struct Verified {
+        let table: CachedBlock
         var descriptor: GroupDescriptor
         /// Nil for a bitmap that was never written.
         let bitmap: CachedBlock?
@@ -132,9 +133,10 @@ extension BlockAllocator {
     /// Reads descriptor and bitmap, from the cache as a rule. Damage puts the group out of use. The lock is held.
     private func verified(_ group: GroupNumber, _ state: BlockGroup) throws(Ext4Error) -> Verified {
         do throws(Ext4Error) {
-            let descriptor = try groups.lockedDescriptor(group)
+            let table = try groups.table(of: group)
+            let descriptor = try groups.lockedDescriptor(group, table)
             return Verified(
-                descriptor: descriptor,
+                table: table, descriptor: descriptor,
                 bitmap: isUninitialized(descriptor) ? nil : try bitmap(of: group, descriptor))
         } catch {
             if !state.isOutOfUse {
@@ -156,15 +158,14 @@ extension BlockAllocator {
     private func check(
         _ part: Part, areUsed: Bool, _ descriptor: GroupDescriptor, _ block: CachedBlock?
     ) throws(Ext4Error) {
-        let place = "group \(part.group.rawValue), bits \(part.bits.lowerBound)..<\(part.bits.upperBound)"
         let isRight =
             try block?.withBytes { bytes throws(Ext4Error) in bytes.areBits(part.bits, areUsed) } ?? !areUsed
         guard isRight else {
-            throw .corrupt("block bitmap", where: "\(place): " + (areUsed ? "already free" : "already in use"))
+            throw .corrupt("block bitmap", where: "\(part.name): " + (areUsed ? "already free" : "already in use"))
         }
         let count = Int(descriptor.freeBlockCount), limit = Int(layout.clusterCount(of: part.group))
         guard areUsed ? count + part.bits.count <= limit : count >= part.bits.count else {
-            throw .corrupt("group descriptor", where: "\(place): \(count) free blocks")
+            throw .corrupt("group descriptor", where: "\(part.name): \(count) free blocks")
         }
     }
 
@@ -192,7 +193,7 @@ extension BlockAllocator {
             found.descriptor.flags.remove(.blocksUninitialized)
             found.descriptor.freeBlockCount -= toUsed ? UInt32(part.bits.count) : 0
             found.descriptor.freeBlockCount += toUsed ? 0 : UInt32(part.bits.count)
-            try groups.store(found.descriptor, of: part.group, in: handle)
+            try groups.store(found.descriptor, of: part.group, to: found.table, in: handle)
             state.initialBits = nil
             note(state)
         }

@@ -361,6 +361,8 @@ package final class BlockAllocator: Sendable {
     struct Part {
         let group: GroupNumber
         let bits: Range<Int>
+        /// For messages.
+        var name: String { "group \(group.rawValue), bits \(bits.lowerBound)..<\(bits.upperBound)" }
     }
 
     /// Also the clusters that the run fills in part. It lies within the volume.

@@ -114,16 +114,17 @@ package final class GroupTable: Sendable {
             throw .corrupt("group number", where: "group \(group.rawValue) of \(layout.groupCount)")
         }
         // Read before the lock is taken, so that nobody waits for this transfer.
-        let block = try cache.block(layout.descriptor(of: group).block)
+        let block = try table(of: group)
         return try withLock(group) { _ throws(Ext4Error) in try lockedDescriptor(group, block) }
     }
 
-    /// As `descriptor`, for a caller that has the group's lock.
-    func lockedDescriptor(_ group: GroupNumber) throws(Ext4Error) -> GroupDescriptor {
-        try lockedDescriptor(group, try cache.block(layout.descriptor(of: group).block))
+    /// The block that holds the descriptor.
+    func table(of group: GroupNumber) throws(Ext4Error) -> CachedBlock {
+        try cache.block(layout.descriptor(of: group).block)
     }
 
-    private func lockedDescriptor(_ group: GroupNumber, _ block: CachedBlock) throws(Ext4Error) -> GroupDescriptor {
+    /// As `descriptor`, for a caller that has the group's lock. `block` is the group's `table`.
+    func lockedDescriptor(_ group: GroupNumber, _ block: CachedBlock) throws(Ext4Error) -> GroupDescriptor {
         let range = layout.descriptor(of: group).bytes
         // The whole block is checked once. Where one descriptor of it is bad, each is checked on its own every time.
         let isWholeBlockGood: Bool
@@ -137,12 +138,14 @@ package final class GroupTable: Sendable {
         }
     }
 
-    /// Writes the counts, flags and checksums of a descriptor through the handle: 1 credit. The caller has the lock.
-    func store(_ descriptor: GroupDescriptor, of group: GroupNumber, in handle: borrowing Handle) throws(Ext4Error) {
-        let place = layout.descriptor(of: group)
-        let block = try cache.block(place.block)
+    /// Writes the counts, flags and checksums of a descriptor into the group's `table` through the handle: 1 credit.
+    /// The caller has the lock.
+    func store(
+        _ descriptor: GroupDescriptor, of group: GroupNumber, to block: CachedBlock, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let range = layout.descriptor(of: group).bytes
         try handle.modify(block) { bytes throws(Ext4Error) in
-            var part = bytes._mutatingExtracting(place.bytes)
+            var part = bytes._mutatingExtracting(range)
             descriptor.encode(into: &part, group: group, superBlock: layout.superBlock)
         }
     }

@@ -66,14 +66,16 @@ package final class InodeAllocator: Sendable {
             throw .corrupt("inode number to be used", where: "inode \(inode.rawValue)")
         }
         let exposed = try groups.withLock(place.group) { _ throws(Ext4Error) -> Range<UInt32> in
-            let descriptor = try groups.lockedDescriptor(place.group)
+            let table = try groups.table(of: place.group)
+            let descriptor = try groups.lockedDescriptor(place.group, table)
             let bitmap = try bitmap(of: place.group, descriptor)
             let isUsed = try bitmap?.withBytes { bytes throws(Ext4Error) in bytes.bit(Int(place.index)) } ?? false
             guard !isUsed, descriptor.freeInodeCount > 0 else {
                 throw .corrupt("inode bitmap", where: "inode \(inode.rawValue) is already in use")
             }
             try markUsed(
-                Found(descriptor: descriptor, bitmap: bitmap, index: place.index), place.group, isDirectory, handle)
+                Found(table: table, descriptor: descriptor, bitmap: bitmap, index: place.index), place.group,
+                isDirectory, handle)
             if descriptor.freeInodeCount == 1 { groups.withOrders { $0.setHasInodes(false, of: place.group.rawValue) } }
             guard layout.superBlock.hasGroupChecksums, !descriptor.flags.contains(.inodeTableZeroed) else {
                 return 0..<0
@@ -118,6 +120,7 @@ package final class InodeAllocator: Sendable {
     }
 
     private struct Found {
+        let table: CachedBlock
         let descriptor: GroupDescriptor
         /// Nil when the bitmap on disk was never written.
         let bitmap: CachedBlock?
@@ -127,7 +130,8 @@ package final class InodeAllocator: Sendable {
     private func findFree(
         _ group: GroupNumber, _ isDirectory: Bool, _ stripe: GroupStripe
     ) throws(Ext4Error) -> Found? {
-        let descriptor = try groups.lockedDescriptor(group)
+        let table = try groups.table(of: group)
+        let descriptor = try groups.lockedDescriptor(group, table)
         guard descriptor.freeInodeCount > 0 else { return nil }
         guard !isDirectory || descriptor.directoryCount < layout.superBlock.inodesPerGroup else {
             throw .corrupt("group descriptor", where: "group \(group.rawValue): directory count")
@@ -135,7 +139,9 @@ package final class InodeAllocator: Sendable {
         let bitmap = try bitmap(of: group, descriptor)
         let lowest = max(stripe.lowestFreeInode[group.rawValue] ?? 0, reservedCount(in: group))
         let end = layout.superBlock.inodesPerGroup
-        guard let bitmap else { return lowest < end ? Found(descriptor: descriptor, bitmap: nil, index: lowest) : nil }
+        guard let bitmap else {
+            return lowest < end ? Found(table: table, descriptor: descriptor, bitmap: nil, index: lowest) : nil
+        }
         let index = try bitmap.withBytes { bytes throws(Ext4Error) -> Int? in
             lowest < end ? bytes.firstClearBit(in: Int(lowest)..<Int(end)) : nil
         }
@@ -144,7 +150,7 @@ package final class InodeAllocator: Sendable {
                 "inode bitmap",
                 where: "group \(group.rawValue): full, the descriptor says \(descriptor.freeInodeCount) free")
         }
-        return Found(descriptor: descriptor, bitmap: bitmap, index: UInt32(index))
+        return Found(table: table, descriptor: descriptor, bitmap: bitmap, index: UInt32(index))
     }
 
     private func markUsed(
@@ -169,7 +175,7 @@ package final class InodeAllocator: Sendable {
         descriptor.flags.remove(.inodesUninitialized)
         descriptor.freeInodeCount -= 1
         if isDirectory { descriptor.directoryCount += 1 }
-        try groups.store(descriptor, of: group, in: handle)
+        try groups.store(descriptor, of: group, to: found.table, in: handle)
     }
 
     // MARK: Freeing
@@ -180,7 +186,8 @@ package final class InodeAllocator: Sendable {
             throw .corrupt("inode number to be freed", where: "inode \(inode.rawValue)")
         }
         try groups.withLock(place.group) { stripe throws(Ext4Error) in
-            var descriptor = try groups.lockedDescriptor(place.group)
+            let table = try groups.table(of: place.group)
+            var descriptor = try groups.lockedDescriptor(place.group, table)
             let bit = Int(place.index)
             guard let bitmap = try bitmap(of: place.group, descriptor),
                 try bitmap.withBytes({ bytes throws(Ext4Error) in bytes.bit(bit) })
@@ -194,7 +201,7 @@ package final class InodeAllocator: Sendable {
             }
             descriptor.freeInodeCount += 1
             if wasDirectory { descriptor.directoryCount -= 1 }
-            try groups.store(descriptor, of: place.group, in: handle)
+            try groups.store(descriptor, of: place.group, to: table, in: handle)
             if let lowest = stripe.lowestFreeInode[place.group.rawValue], lowest > place.index {
                 stripe.setLowestFreeInode(place.index, of: place.group.rawValue)
             }
@@ -209,7 +216,7 @@ package final class InodeAllocator: Sendable {
             throw .corrupt("inode number", where: "inode \(inode.rawValue) of \(layout.superBlock.inodeCount)")
         }
         return try groups.withLock(place.group) { _ throws(Ext4Error) in
-            let descriptor = try groups.lockedDescriptor(place.group)
+            let descriptor = try groups.lockedDescriptor(place.group, try groups.table(of: place.group))
             let bitmap = try bitmap(of: place.group, descriptor)
             return try bitmap?.withBytes { bytes throws(Ext4Error) in bytes.bit(Int(place.index)) } ?? false
         }

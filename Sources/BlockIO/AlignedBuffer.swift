@@ -7,9 +7,9 @@ internal import Synchronization
 ///
 /// No lock of its own. Whoever shares one between threads orders the accesses, as with any memory: the metadata cache
 /// does so with transactions, the data path with range locks.
-@safe package final class AlignedBuffer: @unchecked Sendable {
-    private let base: UnsafeMutableRawPointer
-    package let byteCount: Int
+@safe @usableFromInline package final class AlignedBuffer: @unchecked Sendable {
+    @usableFromInline let base: UnsafeMutableRawPointer
+    @usableFromInline package let byteCount: Int
 
     /// What direct I/O may ask for on any common device.
     package static let alignment = 4096
@@ -28,11 +28,11 @@ internal import Synchronization
 
     deinit { unsafe AlignedMemory.free(base, byteCount) }
 
-    package func withBytes<R: ~Copyable, E: Error>(_ body: (RawSpan) throws(E) -> R) throws(E) -> R {
+    @inlinable package func withBytes<R: ~Copyable, E: Error>(_ body: (RawSpan) throws(E) -> R) throws(E) -> R {
         try body(unsafe RawSpan(_unsafeStart: base, byteCount: byteCount))
     }
 
-    package func withMutableBytes<R: ~Copyable, E: Error>(
+    @inlinable package func withMutableBytes<R: ~Copyable, E: Error>(
         _ body: (inout MutableRawSpan) throws(E) -> R
     ) throws(E) -> R {
         var span = unsafe MutableRawSpan(_unsafeStart: base, byteCount: byteCount)

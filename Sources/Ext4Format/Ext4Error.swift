@@ -1,5 +1,5 @@
 /// Everything that can go wrong with a volume, at any layer. Our own mistakes trap instead.
-package enum Ext4Error: Error, Equatable, Sendable {
+@usableFromInline package enum Ext4Error: Error, Equatable, Sendable {
     /// The device failed. `errno` is what the system said; offset and count are bytes on the device.
     case io(errno: Int32, operation: String, offset: UInt64, count: Int)
     /// The image contradicts itself or a checksum: EUCLEAN by name. `what` names the structure and `where` its place.
@@ -19,7 +19,7 @@ package enum Ext4Error: Error, Equatable, Sendable {
 }
 
 extension Ext4Error: CustomStringConvertible {
-    package var description: String {
+    @usableFromInline package var description: String {
         switch self {
         case .io(let errno, let operation, let offset, let count):
             "\(operation) of \(count) bytes at byte \(offset) failed: errno \(errno)"

@@ -105,7 +105,8 @@ package struct GroupDescriptor: Equatable, Sendable {
             crc.update(after)
             return UInt16(truncatingIfNeeded: crc.value)
         }
-        var crc = unsafe crc16(superBlock.uuid.span.bytes)
+        let uuid = superBlock.uuid
+        var crc = unsafe crc16(uuid.span.bytes)
         let number = (0..<4).map { UInt8(truncatingIfNeeded: group.rawValue >> (8 * $0)) }
         crc = unsafe crc16(number.span.bytes, seed: crc)
         crc = crc16(before, seed: crc)

@@ -1,8 +1,9 @@
 /// `struct ext4_super_block`: 1,024 bytes at byte 1,024 of the volume (kernel doc: ext4, "The Super Block").
 ///
 /// Holds what does not change while a volume is mounted, and the counts as they stood when it was read. The parts that
-/// change are fields of `SuperBlock.Layout`, changed in the block itself through the journal.
-package struct SuperBlock: Equatable, Sendable {
+/// change are fields of `SuperBlock.Layout`, changed in the block itself through the journal. A class, as it is handed
+/// to every checksum: a copy would count references to each of its arrays.
+package final class SuperBlock: Sendable {
     package static let byteCount = 1024
     package static let byteOffset = 1024
     /// Where `s_checksum` lies, the last field: it covers all before it.

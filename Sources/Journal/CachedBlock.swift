@@ -1,14 +1,14 @@
-internal import BlockIO
-package import Ext4Format
+public import BlockIO
+public import Ext4Format
 internal import Synchronization
 
 /// One metadata block in memory.
 ///
 /// The content has no lock of its own: the inode, mapping and group locks above order readers and writers of the same
 /// bytes, and `Handle.modify` is the only way to change them. What transactions know of the block lies behind its lock.
-package final class CachedBlock: Sendable {
+@usableFromInline package final class CachedBlock: Sendable {
     package let number: FSBlock
-    let buffer: AlignedBuffer
+    @usableFromInline let buffer: AlignedBuffer
 
     enum Phase {
         static var loading: UInt8 { 0 }
@@ -41,7 +41,7 @@ package final class CachedBlock: Sendable {
     }
     package static var detachedNumber: FSBlock { FSBlock(.max) }
 
-    package func withBytes<R: ~Copyable>(_ body: (RawSpan) throws(Ext4Error) -> R) throws(Ext4Error) -> R {
+    @inlinable package func withBytes<R: ~Copyable>(_ body: (RawSpan) throws(Ext4Error) -> R) throws(Ext4Error) -> R {
         try buffer.withBytes(body)
     }
 

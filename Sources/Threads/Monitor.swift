@@ -10,19 +10,21 @@ package func monotonicNanoseconds() -> UInt64 {
 /// A value behind a mutex, with one condition to wait on: what `Synchronization.Mutex` lacks.
 ///
 /// `body` must not call back into the same monitor. Waiting releases the lock; `body` re-checks in a loop.
-@safe package final class Monitor<State>: @unchecked Sendable {
+@safe @usableFromInline package final class Monitor<State>: @unchecked Sendable {
     private let lock: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
     /// In place of both where a scheduler decides.
     private let scheduled: ScheduledLock?
-    private var state: State
+    /// Memory of its own: the lock keeps accesses apart, and a stored property would have that checked once more.
+    @usableFromInline let state: UnsafeMutablePointer<State>
 
     /// `isSystem`: what a scheduler is itself made of.
     package init(_ state: State, isSystem: Bool = false) {
         scheduled = isSystem ? nil : ScheduledLock.ofThisThread()
         unsafe lock = .allocate(capacity: 1)
         unsafe condition = .allocate(capacity: 1)
-        self.state = state
+        unsafe self.state = .allocate(capacity: 1)
+        unsafe self.state.initialize(to: state)
         unsafe pthread_mutex_init(lock, nil)
         var attributes = pthread_condattr_t()
         unsafe pthread_condattr_init(&attributes)
@@ -36,14 +38,16 @@ package func monotonicNanoseconds() -> UInt64 {
         unsafe pthread_mutex_destroy(lock)
         unsafe condition.deallocate()
         unsafe lock.deallocate()
+        unsafe state.deinitialize(count: 1)
+        unsafe state.deallocate()
     }
 
-    package func withLock<R: ~Copyable, E: Error>(
+    @inlinable package func withLock<R: ~Copyable, E: Error>(
         file: StaticString = #fileID, line: UInt = #line, _ body: (inout State) throws(E) -> R
     ) throws(E) -> R {
         acquire(at: CodePlace(file, line))
         defer { release() }
-        return try body(&state)
+        return unsafe try body(&state.pointee)
     }
 
     /// Waits until `ready` gives a value. It is asked under the lock, first at once and then after each `notifyAll`.
@@ -55,7 +59,7 @@ package func monotonicNanoseconds() -> UInt64 {
         acquire(at: place)
         defer { release() }
         while true {
-            if let result = try ready(&state) { return result }
+            if let result = unsafe try ready(&state.pointee) { return result }
             waitForNotice(at: place)
         }
     }
@@ -86,8 +90,8 @@ package func monotonicNanoseconds() -> UInt64 {
         acquire(at: place)
         defer { release() }
         while true {
-            if let result = try ready(&state) { return result }
-            if !waitForNotice(until: deadline, at: place) { return try ready(&state) }
+            if let result = unsafe try ready(&state.pointee) { return result }
+            if !waitForNotice(until: deadline, at: place) { return unsafe try ready(&state.pointee) }
         }
     }
 
@@ -99,12 +103,12 @@ package func monotonicNanoseconds() -> UInt64 {
 
     // MARK: - The lock and the condition
 
-    private func acquire(at place: CodePlace) {
+    @usableFromInline func acquire(at place: CodePlace) {
         if let scheduled { return scheduled.acquire(exclusive: true, at: place) }
         unsafe pthread_mutex_lock(lock)
     }
 
-    private func release() {
+    @usableFromInline func release() {
         if let scheduled { return scheduled.release() }
         unsafe pthread_mutex_unlock(lock)
     }

@@ -2,7 +2,7 @@ internal import Glibc
 
 /// Many readers or one writer; writers are preferred, so that a stream of lookups cannot starve a create.
 /// Not recursive in either mode.
-@safe package final class ReaderWriterLock: @unchecked Sendable {
+@safe @usableFromInline package final class ReaderWriterLock: @unchecked Sendable {
     private let lock: UnsafeMutablePointer<pthread_rwlock_t>
     /// In its place where a scheduler decides.
     private let scheduled = ScheduledLock.ofThisThread()
@@ -21,33 +21,41 @@ internal import Glibc
         unsafe lock.deallocate()
     }
 
-    package func withReadLock<R: ~Copyable, E: Error>(
+    @inlinable package func withReadLock<R: ~Copyable, E: Error>(
         file: StaticString = #fileID, line: UInt = #line, _ body: () throws(E) -> R
     ) throws(E) -> R {
-        if let scheduled {
-            scheduled.scheduler.yield()
-            scheduled.acquire(exclusive: false, at: CodePlace(file, line))
-        } else {
+        acquireToRead(at: CodePlace(file, line))
+        defer { release() }
+        return try body()
+    }
+
+    @inlinable package func withWriteLock<R: ~Copyable, E: Error>(
+        file: StaticString = #fileID, line: UInt = #line, _ body: () throws(E) -> R
+    ) throws(E) -> R {
+        acquireToWrite(at: CodePlace(file, line))
+        defer { release() }
+        return try body()
+    }
+
+    @usableFromInline func acquireToRead(at place: CodePlace) {
+        guard let scheduled else {
             unsafe pthread_rwlock_rdlock(lock)
+            return
         }
-        defer { release() }
-        return try body()
+        scheduled.scheduler.yield()
+        scheduled.acquire(exclusive: false, at: place)
     }
 
-    package func withWriteLock<R: ~Copyable, E: Error>(
-        file: StaticString = #fileID, line: UInt = #line, _ body: () throws(E) -> R
-    ) throws(E) -> R {
-        if let scheduled {
-            scheduled.scheduler.yield()
-            scheduled.acquire(exclusive: true, at: CodePlace(file, line))
-        } else {
+    @usableFromInline func acquireToWrite(at place: CodePlace) {
+        guard let scheduled else {
             unsafe pthread_rwlock_wrlock(lock)
+            return
         }
-        defer { release() }
-        return try body()
+        scheduled.scheduler.yield()
+        scheduled.acquire(exclusive: true, at: place)
     }
 
-    private func release() {
+    @usableFromInline func release() {
         if let scheduled { return scheduled.release() }
         unsafe pthread_rwlock_unlock(lock)
     }

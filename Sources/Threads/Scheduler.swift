@@ -21,16 +21,16 @@ package protocol Scheduler: AnyObject, Sendable {
 }
 
 /// Where in the source a thread waits.
-package struct CodePlace: Sendable, CustomStringConvertible {
-    private let file: StaticString
-    private let line: UInt
+@usableFromInline package struct CodePlace: Sendable, CustomStringConvertible {
+    @usableFromInline let file: StaticString
+    @usableFromInline let line: UInt
 
-    package init(_ file: StaticString, _ line: UInt) {
+    @inlinable package init(_ file: StaticString, _ line: UInt) {
         self.file = file
         self.line = line
     }
 
-    package var description: String { "\(file):\(line)" }
+    @usableFromInline package var description: String { "\(file):\(line)" }
 }
 
 /// The scheduler of a thread, for as long as it runs.

@@ -41,6 +41,7 @@ extension ExtentTree {
     /// Moves every extent from `shift.start` on. Nothing may lie where they come to lie, and no extent across
     /// `shift.start`.
     func apply(_ shift: Shift, in handle: borrowing Handle) throws(Ext4Error) {
+        inode.places.forget()
         let root = try root()
         let entries = try shifted(root, shift, in: handle)
         if entries != root.entries { try writeRoot(entries, depth: root.depth, handle) }

@@ -204,6 +204,7 @@ struct ExtentTree {
         _ range: Range<UInt64>, with extents: [Extent], from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> [Extent] {
         precondition(extents.count <= Self.replacementLimit)
+        inode.places.forget()
         if let removed = try replaceInLeaf(range, with: extents, in: handle) { return removed }
         var removed: [Extent] = []
         var rest = extents[...]
@@ -226,22 +227,24 @@ struct ExtentTree {
     static func spliced(
         _ old: [Extent], _ range: Range<UInt64>, with extents: [Extent], removed: inout [Extent]
     ) -> [Extent] {
-        var before: [Extent] = [], after: [Extent] = []
-        for extent in old {
-            let first = UInt64(extent.first.rawValue)
-            if first < range.lowerBound { before.append(extent.part(first..<min(extent.end, range.lowerBound))) }
-            let low = max(first, range.lowerBound), high = min(extent.end, range.upperBound)
-            if low < high { removed.append(extent.part(low..<high)) }
-            if extent.end > range.upperBound { after.append(extent.part(max(first, range.upperBound)..<extent.end)) }
-        }
         var result: [Extent] = []
-        result.reserveCapacity(before.count + extents.count + after.count)
-        for extent in before + extents + after {
+        result.reserveCapacity(old.count + extents.count + 1)
+        func add(_ extent: Extent) {
             if let last = result.last, let merged = last.merged(with: extent) {
                 result[result.count - 1] = merged
             } else {
                 result.append(extent)
             }
+        }
+        for extent in old {
+            let first = UInt64(extent.first.rawValue)
+            if first < range.lowerBound { add(extent.part(first..<min(extent.end, range.lowerBound))) }
+            let low = max(first, range.lowerBound), high = min(extent.end, range.upperBound)
+            if low < high { removed.append(extent.part(low..<high)) }
+        }
+        for extent in extents { add(extent) }
+        for extent in old where extent.end > range.upperBound {
+            add(extent.part(max(UInt64(extent.first.rawValue), range.upperBound)..<extent.end))
         }
         return result
     }

@@ -175,6 +175,7 @@ struct IndirectMap {
     func replace(
         _ range: Range<UInt64>, with extents: [Extent], from space: BlockReservation, in handle: borrowing Handle
     ) throws(Ext4Error) -> [Extent] {
+        inode.places.forget()
         var removed: [Extent] = []
         var next = range.lowerBound
         for extent in extents {

@@ -91,6 +91,19 @@ struct MappingCore {
         }
     }
 
+    /// Where a block of metadata lies, so that the next one who asks need not look; nil for a hole, and what was never
+    /// written.
+    func findAndRemember(_ block: FileBlock) throws(Ext4Error) -> FSBlock? {
+        try inode.mapping.withReadLock { () throws(Ext4Error) in
+            guard case .extent(let extent) = try FileMap(volume, inode).find(block), !extent.isUnwritten else {
+                return nil
+            }
+            try checkTarget(extent.start, count: UInt64(extent.count))
+            inode.places.remember(extent)
+            return extent.start + UInt64(block.rawValue - extent.first.rawValue)
+        }
+    }
+
     /// No file maps bitmaps, inode tables, descriptors or the log: an image that says so would have them overwritten.
     private func checkTarget(_ start: FSBlock, count: UInt64) throws(Ext4Error) {
         guard inode.number != .journal, volume.blocks.isSystemBlock(BlockRun(start: start, count: UInt32(count))) else {

@@ -13,7 +13,8 @@ final class StagedWrite {
     let space: BlockReservation
     let cost: MapCost
     private let allocator: BlockAllocator
-    private var published: Set<UInt64> = []
+    /// What of the mappings has been published: all before this block of the file.
+    private var publishedEnd: UInt64 = 0
 
     init(_ allocator: BlockAllocator, space: BlockReservation, cost: MapCost, replacing old: [Mapping]) {
         self.allocator = allocator
@@ -29,7 +30,11 @@ final class StagedWrite {
         return start + (block - old[index].range.lowerBound)
     }
 
-    func markPublished(_ mapping: Mapping) { published.insert(mapping.range.lowerBound) }
+    /// Mappings are published in the order of the file.
+    func markPublished(_ mapping: Mapping) {
+        precondition(mapping.range.lowerBound >= publishedEnd)
+        publishedEnd = mapping.range.upperBound
+    }
 
     // MARK: One handle
 
@@ -201,6 +206,6 @@ final class StagedWrite {
     }
 
     deinit {
-        for mapping in mappings where !published.contains(mapping.range.lowerBound) { giveBack(mapping) }
+        for mapping in mappings where mapping.range.lowerBound >= publishedEnd { giveBack(mapping) }
     }
 }

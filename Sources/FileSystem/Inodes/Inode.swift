@@ -17,6 +17,7 @@ final class Inode: Sendable {
     let ranges = RangeLock()
     /// The mapping lock: the extent tree.
     let mapping = ReaderWriterLock()
+    let places = KnownPlaces()
     private let place: (block: FSBlock, bytes: Range<Int>)
     private let state: Mutex<State>
 
@@ -79,7 +80,8 @@ final class Inode: Sendable {
         checksum = InodeChecksum(
             volumeSeed: volume.superBlock.checksumSeed, inode: number, generation: record.generation)
         generation = record.generation
-        state = Mutex(State(record: record))
+        // A new inode inherits ACLs and no other attribute.
+        state = Mutex(State(record: record, outOfPlaceChoice: .mount))
         let block = try volume.cache.block(place.block)
         try handle.modify(block) { bytes throws(Ext4Error) in bytes.fill(place.bytes, with: 0) }
         try update(in: handle, volume) { _ in }

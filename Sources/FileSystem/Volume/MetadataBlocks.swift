@@ -6,9 +6,8 @@ internal import Journal
 extension Volume {
     /// The block behind one block of such an inode, in the cache, not verified. A hole is `.corrupt`.
     func metadataBlock(_ inode: Inode, _ block: FileBlock, _ kind: String) throws(Ext4Error) -> CachedBlock {
-        let place = UInt64(block.rawValue)
-        let mapping = try MappingCore(volume: self, inode: inode).begin(reading: place..<place + 1).first
-        guard let mapping, case .mapped(let start) = mapping.target else {
+        if let start = inode.places.start(of: block) { return try cache.block(start) }
+        guard let start = try MappingCore(volume: self, inode: inode).findAndRemember(block) else {
             throw .corrupt(kind, where: "inode \(inode.number.rawValue): hole at block \(block.rawValue)")
         }
         return try cache.block(start)
