@@ -360,6 +360,8 @@ def print_table(figures, contenders):
     pairs = [("jext4", name) for name in others]
     if has_rings:
         pairs.append(("io_uring", "kernel"))
+    if "io" in WORKS:
+        pairs.append(("writeback", "kernel"))
     if "overwrites" in WORKS:
         pairs += [("outofplace", "jext4"), ("outofplace", "data=journal")]
     heads = [f"{one}/{other}" for one, other in pairs]

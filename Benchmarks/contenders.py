@@ -111,6 +111,16 @@ class Jext4(Contender):
         self.wait()
 
 
+class WritebackCache(Jext4):
+    """jext4 where the kernel collects what is written."""
+
+    name = "writeback"
+    only_in = "io"
+
+    def mount(self):
+        self.start(self.jext4, "mount", "-f", "-o", "writeback", self.image, self.directory)
+
+
 class OutOfPlace(Jext4):
     """jext4 with atomic overwrites."""
 
@@ -215,4 +225,4 @@ class Flushed(Empty):
         self.start(f"{self.tools}/emptyfs", "-s", self.image, self.directory)
 
 
-ALL = [Kernel, KernelData, Fuse2fs, Empty, Flushed, Jext4, OutOfPlace, Rings]
+ALL = [Kernel, KernelData, Fuse2fs, Empty, Flushed, Jext4, WritebackCache, OutOfPlace, Rings]

@@ -29,12 +29,14 @@ internal import Synchronization
     deinit { unsafe AlignedMemory.free(base, byteCount) }
 
     @inlinable package func withBytes<R: ~Copyable, E: Error>(_ body: (RawSpan) throws(E) -> R) throws(E) -> R {
-        try body(unsafe RawSpan(_unsafeStart: base, byteCount: byteCount))
+        defer { withExtendedLifetime(self) {} }
+        return try body(unsafe RawSpan(_unsafeStart: base, byteCount: byteCount))
     }
 
     @inlinable package func withMutableBytes<R: ~Copyable, E: Error>(
         _ body: (inout MutableRawSpan) throws(E) -> R
     ) throws(E) -> R {
+        defer { withExtendedLifetime(self) {} }
         var span = unsafe MutableRawSpan(_unsafeStart: base, byteCount: byteCount)
         return try body(&span)
     }

@@ -158,6 +158,25 @@ package final class FileSystem: Sendable {
             at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
     }
 
+    /// Writes pages that the kernel has kept: all of them, in as many transactions as that takes, as nobody would send
+    /// the rest again; of an append-only file what lies behind its end, as a page with that begins before it. Nobody
+    /// says whose they are: the owner of the file stands for them where the reserved blocks are asked for.
+    package func writeBack(_ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan) throws(Ext4Error) {
+        try requireWritable()
+        let inode = try inode(number)
+        guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
+        let (size, flags) = inode.field { ($0.size, $0.flags) }
+        try inode.checkChangeable(adding: offset + UInt64(bytes.byteCount) > size)
+        try moveOutInlineData(of: inode)
+        let owner = inode.field { Caller(uid: $0.uid, gid: $0.gid, umask: 0) }
+        var done = flags.contains(.appendOnly) && offset < size ? Int(size - offset) : 0
+        while done < bytes.byteCount {
+            done += try FileData(volume, inode).write(
+                at: offset + UInt64(done), bytes.extracting(done..<bytes.byteCount),
+                outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(owner))
+        }
+    }
+
     /// SEEK_DATA or SEEK_HOLE. ENXIO where there is none.
     package func seek(_ number: InodeNumber, from offset: UInt64, for data: Bool) throws(Ext4Error) -> UInt64 {
         let inode = try inode(number)

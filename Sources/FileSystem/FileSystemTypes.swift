@@ -127,6 +127,9 @@ package struct MountOptions: Sendable {
     /// Overwrites go to new blocks, so that each is there whole or not at all. A file may say otherwise:
     /// `FileSystem.outOfPlaceAttribute`.
     package var outOfPlace = false
+    /// The caller says by `setAttributes` when the data of a file have changed, as the kernel does where it collects
+    /// what is written: what changes them here leaves the times alone.
+    package var kernelKeepsTimes = false
     /// References are given back by other threads than those that call, as a kernel does: who finds no room just after
     /// a removal waits for that.
     package var awaitsForgets = false

@@ -38,6 +38,8 @@ func serveRead(
 private enum WriteHeader {
     /// From the payload back to the flags, in bytes.
     static var flagsBefore: Int { 20 }
+    /// Pages of the kernel's cache, which a program has changed some time ago.
+    static var isWrittenBack: UInt32 { 1 << 0 }
     /// The caller may not keep set-user-id and set-group-id bits over a write.
     static var killPrivileges: UInt32 { 1 << 2 }
 }
@@ -54,8 +56,12 @@ func serveWrite(
     do throws(Ext4Error) {
         let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
         if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
-        let done = try request.fileSystem.write(
-            inode, at: UInt64(offset), unsafe RawSpan(_unsafeStart: payload, byteCount: count), by: request.caller)
+        let data = unsafe RawSpan(_unsafeStart: payload, byteCount: count)
+        if flags & WriteHeader.isWrittenBack != 0 {
+            try request.fileSystem.writeBack(inode, at: UInt64(offset), data)
+            return request.answer(written: count)
+        }
+        let done = try request.fileSystem.write(inode, at: UInt64(offset), data, by: request.caller)
         request.answer(written: done)
     } catch {
         request.fail(error)
@@ -175,6 +181,8 @@ func serveLseek(
     /// SEEK_DATA and SEEK_HOLE of lseek(2); the kernel answers the others itself.
     let seekData: CInt = 3, seekHole: CInt = 4
     let request = unsafe Request(raw)
+    // The kernel asks without a look at the pages that it has not sent. Told ENOSYS, it takes all of a file for data.
+    if request.session.usesWritebackCache { return request.fail(ENOSYS) }
     guard whence == seekData || whence == seekHole else { return request.fail(EINVAL) }
     guard offset >= 0 else { return request.fail(ENXIO) }
     do throws(Ext4Error) {

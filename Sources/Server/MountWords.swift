@@ -167,6 +167,7 @@ package struct MountWords: Equatable, Sendable {
         options.discard = discards
         options.awaitsForgets = true
         options.outOfPlace = writesOutOfPlace
+        options.kernelKeepsTimes = usesWritebackCache
         options.errors =
             switch errors {
             case nil: nil

@@ -30,7 +30,7 @@ ON_MOUNT = {
     "stress_ng.py": ("4G", []),
 }
 ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
-              "shutdown.py", "recording.py", "batches.py", "rings.py", "large_volume.py",
+              "shutdown.py", "recording.py", "batches.py", "rings.py", "writeback.py", "large_volume.py",
               "indirect.py", "inline.py", "clusters.py"]
 # What those programs share.
 SHARED = ["run.py", "harness.py", "imageedit.py", "programs.py", "treedigest.py"]

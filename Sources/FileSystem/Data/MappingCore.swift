@@ -230,6 +230,7 @@ struct MappingCore {
     /// `asUnwritten`: nothing has been written, the staged blocks become unwritten extents (fallocate).
     func ioend(_ write: StagedWrite, endOfData end: UInt64, asUnwritten: Bool = false) throws(Ext4Error) {
         let changes = write.mappings.filter { asUnwritten ? $0.target.isNew : $0.target.isPublished }
+        if volume.options.kernelKeepsTimes, changes.isEmpty, end <= inode.size { return }
         var rest = changes[...]
         repeat {
             let fitting = write.partForOneHandle(rest, of: volume)
@@ -246,8 +247,7 @@ struct MappingCore {
                 let grows = published > inode.size
                 try inode.update(in: handle, volume, isData: grows || !part.isEmpty) { record throws(Ext4Error) in
                     record.size = max(record.size, min(published, end))
-                    record.modification = now
-                    record.change = now
+                    volume.stampChange(of: &record, now)
                 }
             }
         } while !rest.isEmpty

@@ -147,8 +147,7 @@ struct Preallocation {
         let now = volume.now()
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                record.modification = now
-                record.change = now
+                volume.stampChange(of: &record, now)
             }
         }
     }

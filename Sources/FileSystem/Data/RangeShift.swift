@@ -63,8 +63,7 @@ extension Preallocation {
             }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.size = size
-                record.modification = now
-                record.change = now
+                volume.stampChange(of: &record, now)
             }
         }
     }

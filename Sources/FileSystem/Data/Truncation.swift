@@ -34,8 +34,7 @@ struct Truncation {
             if let tail { try publish(tail, in: handle) }
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.size = size
-                record.modification = now
-                record.change = now
+                volume.stampChange(of: &record, now)
             }
             guard fits else { return try orphans.add(inode, volume, in: handle) }
             _ = try freeSteps(from: first, steps.count, in: handle)
@@ -58,8 +57,7 @@ struct Truncation {
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.size = size
-                record.modification = now
-                record.change = now
+                volume.stampChange(of: &record, now)
             }
         }
     }

@@ -2,10 +2,10 @@ internal import Ext4Format
 internal import Synchronization
 
 /// Where blocks of an inode lie that holds metadata, as its map last said: a name is looked up through two or three of
-/// them. Changed with the mapping lock held, for reading by who remembers and for writing by who forgets. Who asks holds
-/// what keeps these blocks mapped: the inode lock of a directory.
+/// them. Changed with the mapping lock held, for reading by who remembers and for writing by who forgets. Who asks
+/// holds what keeps these blocks mapped: the inode lock of a directory, a reference to a symlink; or is alone.
 final class KnownPlaces: Sendable {
-    /// Sorted, disjoint.
+    /// Sorted. What an indirect map gives begins where it was asked, so that they may overlap.
     private let extents = Mutex<[Extent]>([])
     /// More are looked up again: they would cost as much to keep in order.
     private static let limit = 64

@@ -8,7 +8,8 @@ extension FileSystem {
         let inode = try inode(number)
         return try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
-            try inode.checkChangeable()
+            // Who has appended something has moved the times as well.
+            try inode.checkChangeable(adding: volume.options.kernelKeepsTimes && changes.tellOfChangedData)
             if let size = changes.size {
                 guard inode.type == .regular else {
                     throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)
@@ -113,6 +114,11 @@ extension FileSystem {
 }
 
 extension AttributeChanges {
+    /// Whether this is how a kernel that keeps the times of a file tells them.
+    fileprivate var tellOfChangedData: Bool {
+        modification != nil && change != nil && access == nil && mode == nil && uid == nil && gid == nil && size == nil
+    }
+
     /// Whether anything but the size changes.
     var hasFields: Bool {
         mode != nil || uid != nil || gid != nil || access != nil || modification != nil || change != nil

@@ -2,7 +2,7 @@ internal import Allocator
 internal import Ext4Format
 internal import Journal
 
-// Blocks of an inode that hold metadata: directories, slow symlinks, the orphan file.
+// Blocks of an inode that hold metadata: directories, slow symlinks.
 extension Volume {
     /// The block behind one block of such an inode, in the cache, not verified. A hole is `.corrupt`.
     func metadataBlock(_ inode: Inode, _ block: FileBlock, _ kind: String) throws(Ext4Error) -> CachedBlock {

@@ -73,6 +73,13 @@ final class Volume: Sendable {
 
     func now() -> Timestamp { options.clock() }
 
+    /// The data of a file have changed.
+    func stampChange(of record: inout InodeRecord, _ now: Timestamp) {
+        if options.kernelKeepsTimes { return }
+        record.modification = now
+        record.change = now
+    }
+
     /// For a new inode: never the same twice in a row for one number, so that a stale handle is told apart.
     func nextGeneration() -> UInt32 { generation.wrappingAdd(1, ordering: .relaxed).oldValue }
 
