@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """jext4 beside the kernel's ext4, fuse2fs and an empty FUSE server, in one run: one table, ratios first.
-The contender io_uring is jext4 again, mounted with -o io_uring; flushed is the empty server with the writes and flushes
-of a journal behind fsync.
+The contenders io_uring and writeback are jext4 again, mounted with -o io_uring and -o writeback; flushed is the empty
+server with the writes and flushes of a journal behind fsync.
 
 All contenders are mounted at the same time and take every step one after the other, so that what the host does in a
 minute meets them all; the turns are repeated. A time is the median of the repetitions, a ratio that of the ratios of
@@ -9,7 +9,8 @@ neighbours. The empty server keeps names in memory and discards data: no FUSE se
 fuse2fs.
   BENCH_RUNS=3     repetitions
   BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
-  BENCH_ONLY=a,b   contenders (kernel, data=journal, fuse2fs, empty, flushed, jext4, outofplace, io_uring)
+  BENCH_ONLY=a,b   contenders (kernel, data=journal, fuse2fs, empty, flushed, jext4, writeback, outofplace,
+                   io_uring)
   BENCH_WORK=a,b   works (names, fsync, commits, io, overwrites, trees, fragmentation, replay)
   BENCH_SCRATCH=D  where images are (default /var/tmp)
   BENCH_WRITEBACK=1  the empty server with the kernel's writeback cache

@@ -93,7 +93,7 @@ func serveInit(_ context: UnsafeMutableRawPointer?, _ connection: UnsafeMutableP
     unsafe connection.pointee.max_write = CUnsignedInt(Connection.transferByteCount)
     unsafe connection.pointee.max_background = Connection.backgroundLimit
     unsafe connection.pointee.congestion_threshold = Connection.backgroundLimit * 3 / 4
-    unsafe connection.pointee.time_gran = 1
+    unsafe connection.pointee.time_gran = session.fileSystem.limits.timeGranularity
     session.begin(capable: capable, DirectRequest.offer)
     var added = Connection.handlesPrivileges | Connection.extendedSetxattr
     if session.usesRings { added |= Connection.hasRings }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A mount with -o writeback, where the kernel keeps what is written until it sees fit: writeback.py SCRATCH
 
-Most programs say the same of it as of any other mount: run.py --options writeback runs all of them so, but what they say
-of a full volume and of holes is not so here.
+Most programs say the same of it as of any other mount: run.py --options writeback runs all of them so, but what they
+say of a full volume and of holes is not so here.
 """
 import errno
 import os
@@ -20,10 +20,19 @@ MIB = 1 << 20
 
 @check("programs find a mount with a writeback cache as they find any other, times included", need=missing_root)
 def programs(scratch):
+    run_programs(scratch, PROGRAMS)
+
+
+@check("so they do where an inode holds whole seconds", need=missing_root)
+def seconds(scratch):
+    run_programs(scratch, ["random_writes.py"], "-I", "128")
+
+
+def run_programs(scratch, names, *options):
     directory = os.path.join(scratch, "mnt")
-    image = make_image(os.path.join(scratch, "image"), "1G")
+    image = make_image(os.path.join(scratch, "image"), "1G", *options)
     with mounted(image, directory, "writeback") as mount:
-        for program in PROGRAMS:
+        for program in names:
             done = subprocess.run([sys.executable, os.path.join(HERE, program), directory], stdin=subprocess.DEVNULL,
                                   capture_output=True, timeout=300, check=False)
             lines = done.stdout.decode(errors="replace").splitlines()
@@ -69,7 +78,7 @@ def full(scratch):
     expect_clean(image)
 
 
-@check("what the kernel writes back for a user takes nothing of root's reserve, and for root it does", need=missing_root)
+@check("what the kernel writes back for a user takes nothing of root's reserve, for root it does", need=missing_root)
 def reserve(scratch):
     directory = os.path.join(scratch, "mnt")
     image = make_image(os.path.join(scratch, "image"), "64M", "-m", "20")
