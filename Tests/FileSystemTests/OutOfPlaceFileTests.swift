@@ -168,9 +168,8 @@ import Testing
         }
     }
 
-    /// What one transaction cannot publish is not taken: a write over many pieces through a small journal is short, and
-    /// what it did is there.
-    @Test func aWriteThatOneTransactionCannotPublishIsShort() throws {
+    /// A mebibyte in more pieces than the journal of the volume can publish at once.
+    private func makeScatteredFile() throws -> (DirectoryVolume, InodeNumber) {
         let volume = try DirectoryVolume(["-b", "1024", "-J", "size=1"])
         let file = try volume.mounted { fileSystem in
             let files = [try makeFile(fileSystem), try makeFile(fileSystem, "other")]
@@ -180,6 +179,13 @@ import Testing
             }
             return files[0]
         }
+        return (volume, file)
+    }
+
+    /// What one transaction cannot publish is not taken: a write over many pieces through a small journal is short, and
+    /// what it did is there.
+    @Test func aWriteThatOneTransactionCannotPublishIsShort() throws {
+        let (volume, file) = try makeScatteredFile()
         try volume.mounted(options: options) { fileSystem in
             #expect(try fileSystem.lookup(FileName([0x66]), in: .root)?.inode == file)
             let bytes = [UInt8](repeating: 2, count: 1 << 20)
@@ -191,6 +197,21 @@ import Testing
             #expect(callCount > 1)
             #expect(try content(fileSystem, file) == bytes)
             #expect(!fileSystem.isReadOnly)
+        }
+    }
+
+    /// Nobody sends the rest of a page again: what the kernel writes back is taken whole, in several transactions. When
+    /// it keeps the times of files, they stay.
+    @Test(arguments: [true, false]) func whatTheKernelWritesBackIsTakenWhole(kernelKeepsTimes: Bool) throws {
+        let (volume, file) = try makeScatteredFile()
+        var options = options
+        options.kernelKeepsTimes = kernelKeepsTimes
+        try volume.mounted(options: options) { fileSystem in
+            let bytes = [UInt8](repeating: 2, count: 1 << 20)
+            let before = try fileSystem.attributes(of: file).modification
+            try fileSystem.writeBack(file, at: 0, bytes.span.bytes)
+            #expect(try content(fileSystem, file) == bytes)
+            #expect(try (fileSystem.attributes(of: file).modification == before) == kernelKeepsTimes)
         }
     }
 
