@@ -8,7 +8,7 @@ minute meets them all; the turns are repeated. A time is the median of the repet
 neighbours. The empty server keeps names in memory and discards data: no FUSE server can be faster. Needs root, fio and
 fuse2fs.
   BENCH_RUNS=3     repetitions
-  BENCH_QUICK=1    small sizes and one repetition: about two minutes, coarse figures
+  BENCH_QUICK=1    small sizes and one repetition: two to six minutes, coarse figures
   BENCH_ONLY=a,b   contenders (kernel, data=journal, fuse2fs, empty, flushed, jext4, writeback, outofplace,
                    io_uring)
   BENCH_WORK=a,b   works (names, fsync, commits, io, overwrites, trees, fragmentation, replay)

@@ -1,9 +1,13 @@
 """What ordinary programs do to a volume of a kind that is not the usual one."""
 import os
 import subprocess
+import sys
 
 import treedigest
-from harness import JEXT4, SEED, TOOLS, Mount, expect_clean, expect_kernel_sees, mounted, pick, run
+from harness import JEXT4, SEED, TOOLS, Mount, expect_clean, expect_kernel_sees, make_image, mounted, pick, run, \
+    watchdog
+
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 FSX = os.path.join(TOOLS, "fsx")
 
@@ -15,6 +19,32 @@ def missing_fsx():
 def paths(scratch):
     """An image, where the system under test has it, and where the kernel has."""
     return [os.path.join(scratch, name) for name in ("image", "mnt", "kernel")]
+
+
+def expect_passes(program, argument, **environment):
+    """A program that stands beside this one, on a mount or a scratch directory: all that it says is ok."""
+    done = subprocess.run([sys.executable, os.path.join(HERE, program), argument], stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=300, check=False, env={**os.environ, **environment})
+    lines = done.stdout.decode(errors="replace").splitlines()
+    bad = [line for line in lines if line.startswith("not ok")]
+    assert done.returncode == 0 and not bad, f"{program}: {bad or done.stderr.decode()[-1000:]}"
+
+
+def expect_pass(names, scratch, words, *options, look=None):
+    """Programs on a mount with such words for -o, and what they leave seen from all sides. `look` gets the mount's
+    directory first; `options` are for mke2fs.
+    """
+    image, directory, kernel = paths(scratch)
+    make_image(image, "1G", *options)
+    with mounted(image, directory, words) as mount:
+        if look:
+            look(directory)
+        for name in names:
+            expect_passes(name, directory)
+        with watchdog(mount, 120):
+            seen = treedigest.tree(directory)
+    expect_clean(image)
+    expect_kernel_sees(image, seen, kernel)
 
 
 def unpack_and_commit(directory, source):

@@ -8,17 +8,15 @@ import functools
 import json
 import os
 import subprocess
-import sys
 import threading
 
-import treedigest
-from harness import JEXT4, NOBODY, Mount, Skip, check, expect_clean, expect_kernel_sees, is_mounted, main, \
-    make_image, missing_root, mounted, run, take_down, watchdog
+from harness import JEXT4, NOBODY, Mount, Skip, check, expect_clean, is_mounted, main, make_image, missing_root, \
+    mounted, run, take_down
+from programs import expect_pass, expect_passes
 
 SWITCH = "/sys/module/fuse/parameters/enable_uring"
 # 0: everybody may use io_uring, 2: nobody.
 FORBIDDEN = "/proc/sys/kernel/io_uring_disabled"
-HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = ["posix_files.py", "posix_attributes.py", "random_writes.py", "sqlite_transactions.py"]
 
 
@@ -56,32 +54,17 @@ def transport(directory):
 @check("programs find a mount over rings as they find any other", need=missing)
 @keeping_the_switch
 def programs(scratch):
-    directory = os.path.join(scratch, "mnt")
-    image = make_image(os.path.join(scratch, "image"), "1G")
-    with mounted(image, directory, "io_uring") as mount:
+    def look(directory):
         assert transport(directory) == "io_uring"
-        for program in PROGRAMS:
-            done = subprocess.run([sys.executable, os.path.join(HERE, program), directory], stdin=subprocess.DEVNULL,
-                                  capture_output=True, timeout=300, check=False)
-            lines = done.stdout.decode(errors="replace").splitlines()
-            bad = [line for line in lines if line.startswith("not ok")]
-            assert done.returncode == 0 and not bad, f"{program}: {bad or done.stderr.decode()[-1000:]}"
-        with watchdog(mount, 120):
-            seen = treedigest.tree(directory)
-    expect_clean(image)
-    expect_kernel_sees(image, seen, os.path.join(scratch, "kernel"))
+
+    expect_pass(PROGRAMS, scratch, "io_uring", look=look)
 
 
 @check("volumes run full over rings as they do otherwise", need=missing)
 @keeping_the_switch
 def full(scratch):
     # Removed files come free by what the kernel forgets, and that still comes over the device.
-    done = subprocess.run([sys.executable, os.path.join(HERE, "space.py"), scratch], stdin=subprocess.DEVNULL,
-                          capture_output=True, timeout=300, check=False,
-                          env={**os.environ, "JEXT4_OPTIONS": "io_uring"})
-    lines = done.stdout.decode(errors="replace").splitlines()
-    bad = [line for line in lines if line.startswith("not ok")]
-    assert done.returncode == 0 and not bad, bad or done.stderr.decode()[-1000:]
+    expect_passes("space.py", scratch, JEXT4_OPTIONS="io_uring")
 
 
 @check("more threads than queues sync, read and write at once, and the mount goes down under them", need=missing)
