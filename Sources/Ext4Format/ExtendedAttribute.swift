@@ -93,7 +93,9 @@ package struct ExtendedAttribute: Equatable, Sendable {
     /// What it takes in an area: the entry and the value, each rounded up to 4 bytes.
     package var storedByteCount: Int { entryByteCount + paddedValueByteCount }
     var entryByteCount: Int { (ExtendedAttributeTable.entryByteCount + name.suffix.count + 3) & ~3 }
-    var paddedValueByteCount: Int { (value.count + 3) & ~3 }
+    var paddedValueByteCount: Int { Self.padded(value.count) }
+    /// A value takes whole words (`EXT4_XATTR_SIZE`).
+    static func padded(_ byteCount: Int) -> Int { (byteCount + 3) & ~3 }
 
     /// `e_hash` of an entry in a block: the name, byte by byte, then the zero-padded value in 32-bit words.
     ///

@@ -28,7 +28,7 @@ package enum ExtendedAttributeTable {
 
     /// The entries of `bytes`, which ends where the last value may end. Entries begin at `start`; value offsets count
     /// from `base`. `place` names the area in errors. Every returned range lies in `bytes`, behind the entries, and
-    /// overlaps no other.
+    /// overlaps no other, with its padding too.
     static func decode(_ bytes: RawSpan, from start: Int, base: Int, place: String) throws(Ext4Error) -> [Entry] {
         var entries: [Entry] = [], offset = start
         while true {
@@ -56,18 +56,20 @@ package enum ExtendedAttributeTable {
         let size = Int(bytes[Layout.valueSize(entry)])
         guard size > 0, bytes[Layout.valueInode(entry)] == 0 else { return 0..<0 }
         let start = base + Int(bytes[Layout.valueOffset(entry)])
-        guard size <= maximumValueByteCount, start + size <= bytes.byteCount else {
+        guard size <= maximumValueByteCount, start + ExtendedAttribute.padded(size) <= bytes.byteCount else {
             throw bad("value of \(size) bytes past the end", place)
         }
         return start..<start + size
     }
+
+    /// With its padding each value has room of its own, so that what was decoded can be encoded again.
 
     private static func checkValues(_ entries: [Entry], behind end: Int, _ place: String) throws(Ext4Error) {
         let ranges = entries.map(\.value).filter { !$0.isEmpty }.sorted { $0.lowerBound < $1.lowerBound }
         var end = end
         for range in ranges {
             guard range.lowerBound >= end else { throw bad("overlapping values", place) }
-            end = range.upperBound
+            end = range.lowerBound + ExtendedAttribute.padded(range.count)
         }
     }
 

@@ -210,6 +210,28 @@ private func attribute(_ name: String, _ value: [UInt8]) throws -> ExtendedAttri
         }
     }
 
+    /// P6: a value without room for its padding would be decoded and then not fit when it is encoded again.
+    @Test func valuesLieApartWithTheirPadding() throws {
+        func block(_ offsets: [UInt16]) -> [UInt8] {
+            var block = [UInt8](repeating: 0, count: 1024)
+            block.replaceSubrange(0..<12, with: [0, 0, 2, 0xEA, 1, 0, 0, 0, 1, 0, 0, 0])
+            for (index, offset) in offsets.enumerated() {
+                let entry = 32 + 20 * index
+                block.replaceSubrange(entry..<entry + 4, with: [1, 1, UInt8(offset & 0xFF), UInt8(offset >> 8)])
+                block[entry + 8] = 1
+                block[entry + 16] = UInt8(ascii: "a") + UInt8(index)
+            }
+            return block
+        }
+        func count(_ offsets: [UInt16]) throws -> Int {
+            try ExtendedAttributeBlock.decode(block(offsets).span.bytes, at: FSBlock(1)).count
+        }
+        #expect(try count([1020, 1016]) == 2)
+        #expect(throws: Ext4Error.self) { try count([1021]) }
+        #expect(throws: Ext4Error.self) { try count([1020, 1018]) }
+        #expect(throws: Ext4Error.self) { try count((0..<40).map { 980 + $0 }) }
+    }
+
     /// P6: no bytes at all may trap, whether they are noise or nearly right.
     @Test func noBytesTrapTheDecoders() throws {
         var generator = SystemRandomNumberGenerator()
