@@ -6,7 +6,8 @@ package struct ExtentWindow {
     private let entries: Range<Int>
     package let extents: [Extent]
 
-    /// What overlaps `range` in a leaf, whose order has been checked, and one entry more at each side.
+    /// What overlaps `range` in a leaf, and one entry more at each side. `.corrupt` when these do not follow each other:
+    /// a leaf was checked when it was read, but on a damaged image another file may have the same block for its own.
     package init(_ leaf: RawSpan, around range: Range<UInt64>) throws(Ext4Error) {
         let head = try ExtentNode.header(leaf)
         (count, capacity) = (head.count, head.capacity)
@@ -15,6 +16,13 @@ package struct ExtentWindow {
         let end = ExtentNode.firstEntry(leaf, head.count) { $0 >= range.upperBound }
         entries = max(first - 2, 0)..<min(max(end, first) + 1, head.count)
         extents = entries.map { ExtentNode.extent(leaf, at: $0) }
+        var reached: UInt64 = 0
+        for extent in extents {
+            guard extent.count > 0, extent.first.rawValue >= reached, extent.end <= 1 << 32 else {
+                throw .corrupt("extent leaf", where: "entries around file block \(range.lowerBound)")
+            }
+            reached = extent.end
+        }
     }
 
     /// Whether `others` may take the place of the entries without a change above the leaf: they fit, and the leaf still
