@@ -66,6 +66,46 @@ import Threads
         }
     }
 
+    /// Directories are locked by number only by a rename across directories, and one at a time: here number, number
+    /// and tree would otherwise make a circle.
+    @Test func renamesOfSiblingsAndBelowThemDoNotWaitForEachOther() throws {
+        let base = MemoryDevice(try TestVolume.small.make())
+        @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
+        for seed in 1...120 as ClosedRange<UInt64> {
+            let scheduler = SeededScheduler(seed: seed, switchRate: 2)
+            let device = ScheduledDevice(OverlayDevice(over: base), scheduler: scheduler)
+            try scheduler.run {
+                @Sendable func directory(_ text: String, of system: FileSystem) throws -> InodeNumber {
+                    try system.makeDirectory(name(text), in: .root, mode: 0o700, caller: .root).inode
+                }
+                guard let system = try? FileSystem.mount(on: device, options: .deterministic(manual: false)),
+                    let low = try? directory("low", of: system), let x = try? directory("x", of: system),
+                    let y = try? directory("y", of: system),
+                    (try? system.rename(name("low"), in: .root, to: name("q"), in: y, flags: [])) != nil,
+                    (try? system.createFile(name("f"), in: low, mode: 0o600, caller: .root)) != nil
+                else {
+                    Issue.record("the directories cannot be made")
+                    return
+                }
+                #expect(low < x && x < y)
+                let across = Thread(name: "across") {
+                    #expect(throws: Never.self) {
+                        try system.rename(name("f"), in: low, to: name("g"), in: x, flags: [])
+                    }
+                }
+                let siblings = Thread(name: "siblings") {
+                    #expect(throws: Never.self) {
+                        try system.rename(name("x"), in: .root, to: name("y"), in: .root, flags: .exchange)
+                    }
+                }
+                #expect(throws: Never.self) { try system.rename(name("q"), in: y, to: name("z"), in: y, flags: []) }
+                across.join()
+                siblings.join()
+                #expect(throws: Never.self) { try system.unmount() }
+            }
+        }
+    }
+
     // MARK: - The judge can say no
 
     /// A device that promises to flush and does not loses calls that a sync covered.

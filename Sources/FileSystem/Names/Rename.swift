@@ -160,20 +160,34 @@ extension FileSystem {
         if target === from || target === to {
             throw .corrupt("directory", where: "inode \(target.number.rawValue) contains itself")
         }
-        // Directories first: who makes a link to a file in one has that one's lock when it takes the file's.
-        let isByNumber = moved.isDirectory == target.isDirectory
-        let isFirst = isByNumber ? moved.number < target.number : moved.isDirectory
-        let (first, second) = isFirst ? (moved, target) : (target, moved)
-        return try first.lock.withWriteLock { () throws(Ext4Error) in
-            try second.lock.withWriteLock { () throws(Ext4Error) in
-                let place = try toView.planRemove(newName)
-                if flags.contains(.exchange) {
-                    try exchange((source, moved, from), (place, target, to))
-                    return nil
-                }
-                return try replace(source, moved, from, place, target, to)
+        return try withChildren(of: from, to, moved, target, removing: !flags.contains(.exchange)) {
+            () throws(Ext4Error) in
+            let place = try toView.planRemove(newName)
+            if flags.contains(.exchange) {
+                try exchange((source, moved, from), (place, target, to))
+                return nil
             }
+            return try replace(source, moved, from, place, target, to)
         }
+    }
+
+    /// Locks what the two names of a rename stand for. Directories come first: who makes a link to a file in one has
+    /// that one's lock when it takes the file's.
+    ///
+    /// Two directories may be locked by number only while the tree stands still. Within one directory it does not, and
+    /// there a directory that stays is not locked: of it only the change time moves.
+    private func withChildren<R>(
+        of from: Inode, _ to: Inode, _ moved: Inode, _ target: Inode, removing: Bool,
+        _ body: () throws(Ext4Error) -> R
+    ) throws(Ext4Error) -> R {
+        var locked = [moved, target]
+        if from === to { locked.removeAll { $0.isDirectory && !(removing && $0 === target) } }
+        locked.sort { $0.isDirectory == $1.isDirectory ? $0.number < $1.number : $0.isDirectory }
+        func lock(_ rest: ArraySlice<Inode>) throws(Ext4Error) -> R {
+            guard let first = rest.first else { return try body() }
+            return try first.lock.withWriteLock { () throws(Ext4Error) in try lock(rest.dropFirst()) }
+        }
+        return try lock(locked[...])
     }
 
     private func moveToNewName(
