@@ -1,5 +1,6 @@
 package import Ext4Format
 package import Journal
+internal import Synchronization
 internal import Threads
 
 /// The group descriptors, through the cache, and one lock per group (striped): whoever changes a bitmap or a
@@ -12,19 +13,15 @@ package final class GroupTable: Sendable {
     private let stripes: [Monitor<GroupStripe>]
     private let orders: Monitor<GroupOrders>
     private let damageList = Monitor<[Ext4Error]>([])
-    private let report: @Sendable (Ext4Error) -> Void
+    private let onDamage = Mutex<DamageHook?>(nil)
     let descriptorsPerBlock: UInt32
     static let stripeCount = 64
     /// The names kept for `damage`.
     private static let damageLimit = 64
 
-    /// `report` hears once of every group that is found damaged. A group's lock may be held: it must only take notes.
-    package init(
-        layout: VolumeLayout, cache: MetadataCache, report: @escaping @Sendable (Ext4Error) -> Void = { _ in }
-    ) {
+    package init(layout: VolumeLayout, cache: MetadataCache) {
         self.layout = layout
         self.cache = cache
-        self.report = report
         stripes = (0..<min(Self.stripeCount, max(1, Int(layout.groupCount)))).map { _ in Monitor(GroupStripe()) }
         descriptorsPerBlock = UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
         let bits = Int(layout.superBlock.clustersPerGroup)
@@ -32,6 +29,11 @@ package final class GroupTable: Sendable {
             GroupOrders(
                 descriptorBlockCount: layout.descriptorBlockCount,
                 orderCount: Int.bitWidth - bits.leadingZeroBitCount))
+    }
+
+    /// `body` hears once of every group that is found damaged. Any lock of the volume may be held.
+    package func setOnDamage(_ body: @escaping @Sendable (Ext4Error) -> Void) {
+        onDamage.withLock { $0 = DamageHook(body: body) }
     }
 
     /// What has been found damaged since the mount, the first 64 of it.
@@ -66,7 +68,8 @@ package final class GroupTable: Sendable {
             if list.count < Self.damageLimit { list.append(problem) }
             return true
         }
-        if isNew { report(problem) }
+        guard isNew, let hook = onDamage.withLock({ $0 }) else { return }
+        hook.body(problem)
     }
 
     /// Looks at the next descriptor block, nearest to `group`, that no search has looked at, or waits for those who
@@ -226,4 +229,8 @@ package final class GroupTable: Sendable {
         }
         return (clusters, inodes, directories)
     }
+}
+
+private struct DamageHook: Sendable {
+    let body: @Sendable (Ext4Error) -> Void
 }

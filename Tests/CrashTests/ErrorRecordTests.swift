@@ -157,6 +157,30 @@ import Testing
         #expect(device.bytes == before)
     }
 
+    /// A group whose bitmap is damaged is out of use, and the work goes on in another: that is no reason to keep quiet.
+    @Test(arguments: [MountOptions.ErrorBehaviour.continue, .remountReadOnly], ["Block", "Inode"])
+    func aDamagedBitmapIsRecorded(_ behaviour: MountOptions.ErrorBehaviour, _ which: String) throws {
+        let file = TemporaryFile("bitmap", contents: try TestVolume.small.make())
+        let said = Tools.run("dumpe2fs", file.path).output
+        let found = try #require(said.firstMatch(of: try Regex("\(which) bitmap at ([0-9]+)")), "\(said)")
+        let block = try #require(found.output[1].substring.flatMap { Int($0) })
+        var bytes = file.contents
+        bytes[block * TestVolume.small.blockByteCount + 40] ^= 1
+        let device = MemoryDevice(bytes), lines = Lines()
+        var options = options(behaviour)
+        options.notify = { lines.add($0) }
+        let system = try FileSystem.mount(on: device, options: options)
+        let isStopped = behaviour == .remountReadOnly
+        // The volume has one group: without it there is no room.
+        let number = try? create("file", in: system)
+        if let number { _ = try? system.write(number, at: 0, [UInt8](repeating: 5, count: 4096).span.bytes) }
+        #expect(system.errors.count == 1 && system.isReadOnly == isStopped, "\(system.errors), file \(String(describing: number)) block \(block)")
+        #expect(lines.all.contains { $0.contains("bitmap") }, "\(lines.all)")
+        try system.unmount()
+        let volume = try superBlock(device)
+        #expect(volume.errors.count == 1 && volume.state.contains(.hasErrors))
+    }
+
     /// Metadata that cannot be read is an error of the volume: the block is recorded. File data that cannot is not.
     @Test func aReadErrorOfMetadataIsRecorded() throws {
         let memory = MemoryDevice(try TestVolume.small.make())

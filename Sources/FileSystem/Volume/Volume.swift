@@ -47,11 +47,19 @@ final class Volume: Sendable {
     /// The errors that come without an operation that could report them. Weak: cache and journal belong to the volume.
     private func watchForErrors() {
         cache.setOnReadFailure { [weak self] block, error in self?.noteReadFailure(of: block, error) }
+        groups.setOnDamage { [weak self] error in self?.noteDamage(error) }
         journal?.setAfterAbort { [weak self] cause in self?.errors.recordAbort(cause) }
     }
 
     private func noteReadFailure(of block: FSBlock, _ error: Ext4Error) {
         if errors.note(error, function: "metadata read", block: block) == .abort { journal?.abort(error) }
+    }
+
+    /// A group is out of use. Who wanted something of it went on to the next, so no operation tells of it.
+    private func noteDamage(_ error: Ext4Error) {
+        guard case .corrupt = error else { return }
+        options.notify("\(error): nothing of that group is used")
+        if errors.note(error, function: "block group") == .abort { journal?.abort(error) }
     }
 
     /// Throws unless the volume can be changed: EROFS, or EIO after a shutdown.
