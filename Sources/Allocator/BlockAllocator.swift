@@ -24,6 +24,8 @@ package final class BlockAllocator: Sendable {
     let windowGate = ReaderWriterLock()
     private let commitToFree: @Sendable () throws(Ext4Error) -> Void
     private let loadedLimit: Int
+    /// Clusters that only upkeep may take: what must not fail for want of room, as it takes little and data waits for it.
+    package let keptForUpkeep: UInt64
 
     /// Memory for the indexes of loaded groups, and the most groups loaded whatever their size.
     private static let loadedByteLimit = 16 << 20, loadedGroupLimit = 1024
@@ -36,14 +38,16 @@ package final class BlockAllocator: Sendable {
 
     /// `freeBlockCount` is the sum of the descriptors (`GroupTable.sum`) or the super block's count, as
     /// `durableFreeBlockCount` goes on from it: blocks. `commitToFree` makes the running transaction durable; it is
-    /// called by `reserve` only, when frees that wait for a commit could help.
+    /// called by `reserve` only, when frees that wait for a commit could help. `keptForUpkeep`: clusters.
     package init(
         layout: VolumeLayout, cache: MetadataCache, groups: GroupTable, freeBlockCount: UInt64,
+        keptForUpkeep: UInt64 = 0,
         commitToFree: @escaping @Sendable () throws(Ext4Error) -> Void = { () throws(Ext4Error) in }
     ) {
         self.layout = layout
         self.cache = cache
         self.groups = groups
+        self.keptForUpkeep = keptForUpkeep
         self.commitToFree = commitToFree
         zone = SystemZone(groups: groups)
         counts = Monitor(BlockCounts(durable: freeBlockCount >> UInt64(layout.clusterShift)))
@@ -91,9 +95,12 @@ package final class BlockAllocator: Sendable {
     // MARK: Reservations
 
     /// Promises `count` clusters: ENOSPC is decided here and only here. `privileged` callers may use the reserved
-    /// blocks. Waits for a commit when frees are pending and could help, so no handle may be open.
-    package func reserve(_ count: UInt64, privileged: Bool) throws(Ext4Error) -> BlockReservation {
-        let keep = privileged ? 0 : layout.superBlock.reservedBlockCount >> UInt64(layout.clusterShift)
+    /// blocks, and `upkeep` all. Waits for a commit when frees are pending and could help, so no handle may be open.
+    package func reserve(
+        _ count: UInt64, privileged: Bool, upkeep: Bool = false
+    ) throws(Ext4Error) -> BlockReservation {
+        let reserved = privileged ? 0 : layout.superBlock.reservedBlockCount >> UInt64(layout.clusterShift)
+        let keep = upkeep ? 0 : keptForUpkeep + reserved
         for _ in 0..<Self.commitLimit {
             let before = counts.withLock { counts -> (isPromised: Bool, released: UInt64, pending: UInt64) in
                 (Self.promise(count, keep, &counts), counts.released, counts.pending)
@@ -114,12 +121,14 @@ package final class BlockAllocator: Sendable {
     /// As `reserve`, with blocks whose numbers are less than `limit`. On a volume that has others they are staged at
     /// once, so that nobody else can take the last of them.
     package func reserve(
-        _ count: UInt64, privileged: Bool, below limit: UInt64
+        _ count: UInt64, privileged: Bool, upkeep: Bool = false, below limit: UInt64
     ) throws(Ext4Error) -> BlockReservation {
-        guard limit < layout.superBlock.blockCount else { return try reserve(count, privileged: privileged) }
+        guard limit < layout.superBlock.blockCount else {
+            return try reserve(count, privileged: privileged, upkeep: upkeep)
+        }
         precondition(layout.clusterShift == 0, "extents, which clusters need, reach every block")
         for isLast in [false, true] {
-            let reservation = try reserve(count, privileged: privileged)
+            let reservation = try reserve(count, privileged: privileged, upkeep: upkeep)
             if try hold(reservation, below: limit) { return reservation }
             guard !isLast, pendingFreeCount > 0 else { break }
             try commitToFree()

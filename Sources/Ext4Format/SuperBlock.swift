@@ -48,6 +48,8 @@ package final class SuperBlock: Sendable {
     package let checksumSeed: UInt32
     package let orphanFileInode: UInt32
     package let backupGroups: [UInt32]
+    /// Clusters that never hold files, the log's among them; 0 where mke2fs did not count them.
+    package let overheadClusterCount: UInt32
     /// Who may use the reserved blocks besides root; 0 for nobody else (`s_def_resuid`, `s_def_resgid`).
     package let reservedUID: UInt16
     package let reservedGID: UInt16
@@ -108,6 +110,7 @@ package final class SuperBlock: Sendable {
         static var flags: LE<UInt32> { LE(0x160) }
         static var logGroupsPerFlex: LE<UInt8> { LE(0x174) }
         static var checksumType: LE<UInt8> { LE(0x175) }
+        static var overheadClusters: LE<UInt32> { LE(0x248) }
         static func backupGroup(_ index: Int) -> LE<UInt32> { LE(0x24C + 4 * index) }
         static var checksumSeed: LE<UInt32> { LE(0x270) }
         static var orphanFileInode: LE<UInt32> { LE(0x280) }
@@ -166,6 +169,7 @@ package final class SuperBlock: Sendable {
             features.incompatible.contains(.checksumSeed)
             ? bytes[Layout.checksumSeed] : CRC32C.of(bytes.extracting(Layout.uuid))
         orphanFileInode = features.compatible.contains(.orphanFile) ? bytes[Layout.orphanFileInode] : 0
+        overheadClusterCount = bytes[Layout.overheadClusters]
         backupGroups = (0..<2).map { bytes[Layout.backupGroup($0)] }
         (reservedUID, reservedGID) = (bytes[Layout.reservedUID], bytes[Layout.reservedGID])
         errors = VolumeErrors(decoding: bytes)

@@ -252,10 +252,11 @@ package final class FileSystem: Sendable {
     package func statistics() -> VolumeStatistics {
         let superBlock = volume.superBlock
         let free = volume.blocks.freeBlockCount
+        let kept = superBlock.reservedBlockCount + volume.blocks.keptForUpkeep << UInt64(volume.layout.clusterShift)
         let id = superBlock.uuid.prefix(8).reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
         return VolumeStatistics(
             blockByteCount: volume.blockByteCount, blocks: superBlock.blockCount - volume.overheadBlockCount,
-            freeBlocks: free, availableBlocks: free - min(free, superBlock.reservedBlockCount),
+            freeBlocks: free, availableBlocks: free - min(free, kept),
             inodes: UInt64(superBlock.inodeCount), freeInodes: UInt64(volume.inodes.freeInodeCount), fsid: id)
     }
 }

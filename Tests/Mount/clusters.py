@@ -116,7 +116,8 @@ def full(scratch):
         wanted = os.statvfs(other)
     with mounted(image, directory):
         found = os.statvfs(directory)
-        assert (found.f_frsize, found.f_bfree) == (wanted.f_frsize, wanted.f_bfree), (found, wanted)
+        for field in ("f_frsize", "f_blocks", "f_bfree", "f_bavail"):
+            assert getattr(found, field) == getattr(wanted, field), (field, found, wanted)
         written = 0
         try:
             for number in range(4_000):

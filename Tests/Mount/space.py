@@ -8,7 +8,8 @@ import struct
 import threading
 
 import treedigest
-from harness import NOBODY, check, expect_clean, expect_kernel_sees, main, make_image, missing_root, mounted, run
+from harness import NOBODY, check, expect_clean, expect_kernel_sees, kernel_mount, main, make_image, missing_root, \
+    mounted, run
 
 BLOCK, STEP = 4096, 256 << 10
 
@@ -204,6 +205,19 @@ def inodes(scratch):
         assert len(made) == os.statvfs(directory).f_files - 11 and os.statvfs(directory).f_ffree == 0, len(made)
         os.rmdir(made[0])
         os.mkdir(f"{directory}/again")
+
+
+@check("statvfs tells what the kernel's does", need=missing_root)
+def counted(scratch):
+    image, directory = os.path.join(scratch, "image"), os.path.join(scratch, "mnt")
+    for options in [], ["-m", "0"], ["-b", "1024"], ["-O", "^extent,^64bit"], ["-O", "bigalloc"]:
+        make_image(image, "256M", *options)
+        with kernel_mount(image, directory, "rw"):
+            wanted = os.statvfs(directory)
+        with mounted(image, directory):
+            found = os.statvfs(directory)
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_namemax"):
+            assert getattr(found, field) == getattr(wanted, field), (options, field, found, wanted)
 
 
 @check("fallocate of more than there is fails whole", need=missing_root)

@@ -123,10 +123,12 @@ extension InodeRecord {
 
 extension Volume {
     /// Promises clusters for the data of an inode and for its map, as `BlockAllocator.reserve` does.
-    func reserve(_ count: UInt64, for inode: Inode, privileged: Bool) throws(Ext4Error) -> BlockReservation {
+    func reserve(
+        _ count: UInt64, for inode: Inode, privileged: Bool, upkeep: Bool = false
+    ) throws(Ext4Error) -> BlockReservation {
         let limit = inode.hasExtents || superBlock.hasClusters ? .max : IndirectGeometry.reachableBlocks
         return try deletions.retry { () throws(Ext4Error) in
-            try blocks.reserve(count, privileged: privileged, below: limit)
+            try blocks.reserve(count, privileged: privileged, upkeep: upkeep, below: limit)
         }
     }
 }

@@ -98,7 +98,7 @@ struct InlineData {
     }
 
     private func stage(_ content: [UInt8], _ core: MappingCore) throws(Ext4Error) -> StagedWrite {
-        let write = try core.begin(writing: 0..<1, .inPlace, privileged: true)
+        let write = try core.begin(writing: 0..<1, .inPlace, privileged: true, upkeep: true)
         guard let start = write.mappings.first?.target.start else { preconditionFailure("one block, one mapping") }
         let buffer = AlignedBuffer(byteCount: volume.blockByteCount)
         buffer.withMutableBytes { bytes in
@@ -113,7 +113,7 @@ struct InlineData {
     private func moveNames(_ plan: AttributePlan) throws(Ext4Error) {
         guard let names = try directoryBlock() else { return }
         let growth = try volume.spaceForAppend(to: inode, blocks: 1)
-        let space = try volume.reserve(growth.blocks, for: inode, privileged: true)
+        let space = try volume.reserve(growth.blocks, for: inode, privileged: true, upkeep: true)
         let credits = ExtendedAttributes.credits + 2 + growth.credits
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             try becomeMapped(plan, size: 0, in: handle)

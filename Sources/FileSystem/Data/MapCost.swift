@@ -7,18 +7,18 @@ enum MapCost {
     case indirect(IndirectGeometry)
 
     /// A split leaf has room for this many extents at the least (1 KiB blocks). A write over many full leaves may split
-    /// each of them, but then it also meets the extents in them: so old pieces count like new blocks.
+    /// each of them, but then it also meets the extents in them: so old pieces count like new ones.
     private static let extentsPerNewLeaf: UInt64 = 40
     /// A further leaf of a tree may split: itself, a new node, and the bitmap and descriptor of that.
     private static let furtherLeaf = 4
     /// The same of an indirect block that is made or freed.
     private static let perIndirectBlock = 3
 
-    /// Blocks of the map that a write to `range` may need: `blocks` of it are new, `pieces` were there before.
-    func nodesToWrite(_ range: Range<UInt64>, blocks: UInt64, pieces: Int) -> UInt64 {
+    /// Blocks of the map that a write to `range` may need, with the pieces that are there before it and those that it
+    /// makes.
+    func nodesToWrite(_ range: Range<UInt64>, pieces: Int) -> UInt64 {
         switch self {
-        case .extents(let depth):
-            ExtentTree.nodesNeeded(depth: depth) + (blocks + UInt64(pieces)) / Self.extentsPerNewLeaf
+        case .extents(let depth): ExtentTree.nodesNeeded(depth: depth) + UInt64(pieces) / Self.extentsPerNewLeaf
         case .indirect(let geometry): geometry.nodeCount(range)
         }
     }

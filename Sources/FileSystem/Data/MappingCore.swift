@@ -114,9 +114,11 @@ struct MappingCore {
 
     /// For writes: what gets new blocks gets staged ones. ENOSPC is decided here. The caller holds the range lock
     /// exclusively, of whole clusters, and keeps it until ioend. `isGrowing`: data, and where they go past the end of
-    /// the file more is likely to follow.
+    /// the file more is likely to follow. What is only unwritten has its room, and must not be refused for that of the
+    /// map: it is `upkeep` in any case.
     func begin(
-        writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, isGrowing: Bool = false
+        writing range: Range<UInt64>, _ placement: Placement, privileged: Bool, upkeep: Bool = false,
+        isGrowing: Bool = false
     ) throws(Ext4Error) -> StagedWrite {
         try volume.requireWritable()
         let (old, before) = try look(at: range, placement)
@@ -126,8 +128,9 @@ struct MappingCore {
         let map = FileMap(volume, inode)
         let cost = try inode.mapping.withReadLock { () throws(Ext4Error) in try map.cost }
         let isOverwrite = needed == 0 && !old.contains(where: \.target.isPublished)
-        let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, blocks: needed, pieces: old.count)
-        let space = try volume.reserve(needed + nodes, for: inode, privileged: privileged)
+        let nodes = isOverwrite ? 0 : cost.nodesToWrite(range, pieces: old.count)
+        let space = try volume.reserve(
+            needed + nodes, for: inode, privileged: privileged, upkeep: upkeep || needed == 0)
         let write = StagedWrite(volume.blocks, space: space, cost: cost, replacing: old)
         var goal = goal(behind: before)
         for part in parts {
@@ -138,6 +141,11 @@ struct MappingCore {
             }
             let ahead = isGrowing ? clustersAhead(of: part.range, goesOn: before != nil) : nil
             try stage(part.range, ahead: ahead, into: write, &goal)
+        }
+        if needed > 0 {
+            // How many extents it takes is known only now.
+            let more = cost.nodesToWrite(range, pieces: old.count + write.mappings.count) - nodes
+            if more > 0 { space.absorb(try volume.reserve(more, for: inode, privileged: true, upkeep: true)) }
         }
         return write
     }

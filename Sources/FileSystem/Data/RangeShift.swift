@@ -53,7 +53,7 @@ extension Preallocation {
             (try self.credits(for: shift, freeing: freed, tree, limit: limit), try tree.depth)
         }
         guard credits <= limit else { throw .posix(Errno.noSpace) }
-        let space = try volume.blocks.reserve(2 * ExtentTree.nodesNeeded(depth: depth), privileged: true)
+        let space = try volume.blocks.reserve(2 * ExtentTree.nodesNeeded(depth: depth), privileged: true, upkeep: true)
         let now = volume.now()
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             try inode.mapping.withWriteLock { () throws(Ext4Error) in

@@ -239,7 +239,7 @@ struct DelegatedIO {
         }
         let depth = try depth()
         let nodes = Delegation.nodesNeeded(depth: depth, blocks: end - first)
-        let space = try volume.blocks.reserve(data + nodes, privileged: isPrivileged)
+        let space = try volume.blocks.reserve(data + nodes, privileged: isPrivileged, upkeep: data == 0)
         var promise = Promises.Promise(range: first..<end, kind: .converting)
         if data > 0 {
             let goal = try core.goal(before: first)
@@ -332,7 +332,7 @@ struct DelegatedIO {
     private func requireNodes(_ depth: UInt16) throws(Ext4Error) {
         let needed = ExtentTree.nodesNeeded(depth: depth)
         guard delegation.space.remaining < needed else { return }
-        let more = try volume.blocks.reserve(needed, privileged: true)
+        let more = try volume.blocks.reserve(needed, privileged: true, upkeep: true)
         delegation.withState { _ in delegation.space.absorb(more) }
     }
 }

@@ -71,7 +71,8 @@ final class Delegation: Sendable {
         let data = kind == .delayed ? missing : 0
         let nodes = Self.nodesNeeded(depth: depth, blocks: missing)
         // Nodes again at each: what is too much goes back at once.
-        let more = try allocator.reserve(missing == 0 ? 0 : data + nodes, privileged: privileged)
+        let more = try allocator.reserve(
+            missing == 0 ? 0 : data + nodes, privileged: privileged, upkeep: data == 0)
         withState { state in
             space.absorb(more)
             state.depth = max(state.depth, depth)

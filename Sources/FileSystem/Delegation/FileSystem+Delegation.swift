@@ -133,7 +133,7 @@ extension FileSystem {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         // What an indirect map takes to be published in pieces is not worked out, and inline data has no place at all.
-        guard inode.hasExtents, mayDelegate else { throw .posix(Errno.notSupported) }
+        guard inode.hasExtents, !inode.isInline, mayDelegate else { throw .posix(Errno.notSupported) }
         return inode
     }
 

@@ -132,7 +132,7 @@ struct FastCommitReplay {
 
     func run() throws(Ext4Error) {
         guard let journal = volume.journal else { preconditionFailure("fast commits are replayed into a journal") }
-        let space = try volume.blocks.reserve(blocksNeeded(), privileged: true)
+        let space = try volume.blocks.reserve(blocksNeeded(), privileged: true, upkeep: true)
         try volume.withHandle(credits: journal.maximumCredits) { handle throws(Ext4Error) in
             for inode in plan.inodes { try removeNames(of: inode, in: handle) }
             for inode in plan.inodes where !inode.isAlive { try leave(inode, in: handle) }

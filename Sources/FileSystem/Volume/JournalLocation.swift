@@ -137,6 +137,7 @@ extension Volume {
         let groups = GroupTable(layout: layout, cache: cache)
         let blocks = BlockAllocator(
             layout: layout, cache: cache, groups: groups, freeBlockCount: superBlock.freeBlockCount,
+            keptForUpkeep: Self.keptForUpkeep(layout),
             commitToFree: { () throws(Ext4Error) in try journal?.sync() })
         let inodes = InodeAllocator(
             layout: layout, cache: cache, groups: groups, freeInodeCount: superBlock.freeInodeCount)
@@ -145,21 +146,40 @@ extension Volume {
             inodes: inodes, options: options)
     }
 
-    /// Blocks that never hold files: what statfs leaves out (bsddf). The journal counts among them.
+    /// As many clusters as Linux keeps from data (`s_resv_clusters`): what holds the map of a file that has its blocks
+    /// already, or is to give some back, comes from there. Where no map has unwritten blocks there is no need.
+    private static func keptForUpkeep(_ layout: VolumeLayout) -> UInt64 {
+        guard layout.superBlock.features.incompatible.contains(.extents) else { return 0 }
+        return min(layout.superBlock.blockCount >> UInt64(layout.clusterShift) / 50, 4096)
+    }
+
+    /// Blocks that never hold files: what statfs leaves out (bsddf). As mke2fs has counted them, or all that the layout
+    /// tells, which is all but the log.
     var overheadBlockCount: UInt64 {
-        var withHeader = [0, 1].filter { $0 < layout.groupCount && layout.hasSuperBlock(GroupNumber($0)) }
-        if superBlock.features.readOnlyCompatible.contains(.sparseSuper) {
-            for base: UInt64 in [3, 5, 7] {
-                var power = base
-                while power < UInt64(layout.groupCount) {
-                    withHeader.append(UInt32(power))
-                    power *= base
-                }
+        let stored = UInt64(superBlock.overheadClusterCount) << UInt64(layout.clusterShift)
+        if stored > 0, stored < superBlock.blockCount { return stored }
+        let first = UInt64(layout.headerBlockCount(of: GroupNumber(0)))
+        let further = superBlock.features.incompatible.contains(.metaBlockGroups) ? 0 : headerCount - 1
+        let perGroup = 2 + UInt64(layout.inodeTableBlockCount)
+        let total = UInt64(superBlock.firstDataBlock) + first * (1 + further) + UInt64(layout.groupCount) * perGroup
+        return min(total, superBlock.blockCount)
+    }
+
+    /// Groups that begin with a copy of the super block.
+    private var headerCount: UInt64 {
+        let groups = UInt64(layout.groupCount)
+        if superBlock.features.compatible.contains(.sparseSuper2) {
+            return 1 + UInt64(superBlock.backupGroups.filter { $0 != 0 }.count)
+        }
+        guard superBlock.features.readOnlyCompatible.contains(.sparseSuper) else { return groups }
+        var count = min(groups, 2)
+        for base: UInt64 in [3, 5, 7] {
+            var power = base
+            while power < groups {
+                count += 1
+                power *= base
             }
         }
-        let headers = withHeader.reduce(UInt64(0)) { $0 + UInt64(layout.headerBlockCount(of: GroupNumber($1))) }
-        let perGroup = 2 + UInt64(layout.inodeTableBlockCount)
-        let total = UInt64(superBlock.firstDataBlock) + headers + UInt64(layout.groupCount) * perGroup
-        return min(total, superBlock.blockCount)
+        return count
     }
 }
