@@ -182,19 +182,9 @@ package final class InodeAllocator: Sendable {
 
     /// Gives an inode back: `.corrupt` before any change when it is reserved, out of range or free already. Credits: 2.
     package func free(_ inode: InodeNumber, wasDirectory: Bool, in handle: borrowing Handle) throws(Ext4Error) {
-        guard let place = layout.place(of: inode), inode.rawValue >= layout.superBlock.firstInode else {
-            throw .corrupt("inode number to be freed", where: "inode \(inode.rawValue)")
-        }
+        let place = try placeToFree(inode), bit = Int(place.index)
         try groups.withLock(place.group) { stripe throws(Ext4Error) in
-            let table = try groups.table(of: place.group)
-            var descriptor = try groups.lockedDescriptor(place.group, table)
-            let bit = Int(place.index)
-            guard let bitmap = try bitmap(of: place.group, descriptor),
-                try bitmap.withBytes({ bytes throws(Ext4Error) in bytes.bit(bit) })
-            else { throw .corrupt("inode bitmap", where: "inode \(inode.rawValue) is already free") }
-            guard descriptor.freeInodeCount < layout.superBlock.inodesPerGroup,
-                !wasDirectory || descriptor.directoryCount > 0
-            else { throw .corrupt("group descriptor", where: "group \(place.group.rawValue): inode counts") }
+            var (table, descriptor, bitmap) = try freeable(inode, at: place, wasDirectory)
             descriptor.inodeBitmapChecksum = try handle.modify(bitmap) { bytes throws(Ext4Error) in
                 bytes.setBits(bit..<bit + 1, false)
                 return checksum(of: bytes.bytes)
@@ -208,6 +198,34 @@ package final class InodeAllocator: Sendable {
             groups.withOrders { $0.setHasInodes(true, of: place.group.rawValue) }
         }
         freeCount.withLock { $0 += $0 < layout.superBlock.inodeCount ? 1 : 0 }
+    }
+
+    /// Throws what `free` would: so that damage is found before an operation changes anything.
+    package func checkFreeable(_ inode: InodeNumber, wasDirectory: Bool) throws(Ext4Error) {
+        let place = try placeToFree(inode)
+        try groups.withLock(place.group) { _ throws(Ext4Error) in _ = try freeable(inode, at: place, wasDirectory) }
+    }
+
+    private func placeToFree(_ inode: InodeNumber) throws(Ext4Error) -> (group: GroupNumber, index: UInt32) {
+        guard let place = layout.place(of: inode), inode.rawValue >= layout.superBlock.firstInode else {
+            throw .corrupt("inode number to be freed", where: "inode \(inode.rawValue)")
+        }
+        return (place.group, place.index)
+    }
+
+    /// What of the group changes when the inode is freed. The lock of the group is held.
+    private func freeable(
+        _ inode: InodeNumber, at place: (group: GroupNumber, index: UInt32), _ wasDirectory: Bool
+    ) throws(Ext4Error) -> (table: CachedBlock, descriptor: GroupDescriptor, bitmap: CachedBlock) {
+        let table = try groups.table(of: place.group)
+        let descriptor = try groups.lockedDescriptor(place.group, table)
+        guard let bitmap = try bitmap(of: place.group, descriptor),
+            try bitmap.withBytes({ bytes throws(Ext4Error) in bytes.bit(Int(place.index)) })
+        else { throw .corrupt("inode bitmap", where: "inode \(inode.rawValue) is already free") }
+        guard descriptor.freeInodeCount < layout.superBlock.inodesPerGroup,
+            !wasDirectory || descriptor.directoryCount > 0
+        else { throw .corrupt("group descriptor", where: "group \(place.group.rawValue): inode counts") }
+        return (table, descriptor, bitmap)
     }
 
     /// Whether the bitmap says that the inode is in use. `.corrupt` for numbers that no inode has.

@@ -53,6 +53,13 @@ struct ExtendedAttributes {
         _ = try withBlock { _, _, _ throws(Ext4Error) in true }
     }
 
+    /// Throws what `releaseBlock` would: so that damage is found before a handle is open.
+    func checkFreeable() throws(Ext4Error) {
+        try verifyBlock()
+        guard let block = try block() else { return }
+        try volume.blocks.checkFreeable(BlockRun(start: block.number, count: 1))
+    }
+
     private static func value(_ entry: ExtendedAttributeTable.Entry, _ bytes: RawSpan) throws(Ext4Error) -> [UInt8] {
         guard entry.valueInode == 0 else {
             throw .unsupported(features: ["ea_inode"], hint: "a value of an extended attribute lies in its own inode")
@@ -271,7 +278,7 @@ extension ExtendedAttributes {
         }
     }
 
-    /// For an inode that is being deleted: lets go of its attribute block. `verifyBlock` tells beforehand whether this
+    /// For an inode that is being deleted: lets go of its attribute block. `checkFreeable` tells beforehand whether this
     /// can fail for what the image holds.
     func releaseBlock(in handle: borrowing Handle) throws(Ext4Error) {
         guard inode.field({ $0.attributeBlock }) != 0 else { return }

@@ -94,10 +94,8 @@ extension FileSystem {
             defer { lease.release() }
             if let batch = inode.batch { drop(batch) }
             inode.delegation?.drop(0..<UInt64.max)
-            guard try volume.inodes.isAllocated(number) else {
-                throw .corrupt("inode bitmap", where: "inode \(number.rawValue) is in use and marked free")
-            }
-            try ExtendedAttributes(volume: volume, inode: inode).verifyBlock()
+            try volume.inodes.checkFreeable(number, wasDirectory: inode.isDirectory)
+            try ExtendedAttributes(volume: volume, inode: inode).checkFreeable()
             let credits = ExtendedAttributes.credits + OrphanTable.credits + 5
             guard inode.hasMap else {
                 return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in try free(inode, in: handle)
