@@ -77,6 +77,56 @@ import Testing
             var cut = AttributeChanges()
             cut.size = 0
             #expect(throws: refused) { try fileSystem.setAttributes(of: growing, cut) }
+            // As in Linux, attributes stay as they are, and so do times, but for a touch and for preallocation where
+            // something may be appended.
+            var touch = AttributeChanges()
+            touch.modification = .now
+            touch.access = .now
+            #expect(throws: refused) { try fileSystem.setAttributes(of: fixed, touch) }
+            _ = try fileSystem.setAttributes(of: growing, touch)
+            touch.modification = .to(Timestamp(seconds: 1, nanoseconds: 0))
+            #expect(throws: refused) { try fileSystem.setAttributes(of: growing, touch) }
+            #expect(throws: refused) { try fileSystem.allocate(fixed, at: 0, count: 4096, mode: .keepSize) }
+            try fileSystem.allocate(growing, at: 0, count: 8192, mode: .keepSize)
+            #expect(throws: refused) {
+                try fileSystem.allocate(growing, at: 0, count: 4096, mode: [.punchHole, .keepSize])
+            }
+            for file in [fixed, growing] {
+                #expect(throws: refused) {
+                    try fileSystem.setExtendedAttribute(
+                        Array("user.a".utf8), of: file, to: [1], create: false, replace: false)
+                }
+                #expect(throws: refused) { try fileSystem.removeExtendedAttribute(Array("user.a".utf8), of: file) }
+            }
+        }
+    }
+
+    /// P2: what one call changes is in one transaction. A handle is in one.
+    @Test func onePunchAndOneSetattrAreOneHandle() throws {
+        let volume = try DirectoryVolume(["-b", "1024"])
+        try volume.mounted { fileSystem in
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            for index in 0..<40 { try write(fileSystem, file, at: index * 4096, 2048) }
+            func handles(_ work: () throws -> Void) throws -> Int {
+                try fileSystem.syncAll()
+                let before = fileSystem.journalCounters?.handles ?? 0
+                try work()
+                try fileSystem.syncAll()
+                return (fileSystem.journalCounters?.handles ?? 0) - before
+            }
+            let none = try handles {}
+            let punched = try handles {
+                try fileSystem.allocate(file, at: 1000, count: 100_000, mode: [.punchHole, .keepSize])
+            }
+            #expect(punched == none + 1)
+            var change = AttributeChanges()
+            change.size = 150_000
+            change.mode = 0o600
+            change.uid = 7
+            change.modification = .now
+            #expect(try handles { _ = try fileSystem.setAttributes(of: file, change) } == none + 1)
+            let found = try fileSystem.attributes(of: file)
+            #expect(found.size == 150_000 && found.uid == 7 && found.mode & 0o7777 == 0o600)
         }
     }
 
@@ -166,6 +216,70 @@ import Testing
             #expect(throws: Ext4Error.self) { try block(49, of: file, fileSystem) }
             let bytes = [UInt8](repeating: 9, count: 1024)
             #expect(throws: Ext4Error.self) { try fileSystem.write(file, at: 50 * 1024, bytes.span.bytes) }
+        }
+    }
+
+    /// What cannot be given back is found before anything has changed: the volume stays writable, and the next mount
+    /// too.
+    @Test func aDirectoryThatCannotBeFreedStaysAnOrphan() throws {
+        let volume = try DirectoryVolume(["-O", "^metadata_csum,^uninit_bg"])
+        let gone = try volume.mounted { fileSystem in
+            try fileSystem.makeDirectory(name("gone"), in: .root, mode: 0o755, caller: DirectoryVolume.caller).inode
+        }
+        for group in 0..<8 { try volume.debugfs("set_bg \(group) used_dirs_count 0") }
+        for _ in 0..<2 {
+            try volume.mounted(isSound: false) { fileSystem in
+                if try fileSystem.lookup(name("gone"), in: .root) != nil {
+                    try fileSystem.removeDirectory(name("gone"), in: .root)
+                    fileSystem.forget(gone, count: 1)
+                }
+                try fileSystem.syncAll()
+                #expect(!fileSystem.isReadOnly)
+                _ = try fileSystem.createFile(name(UUID().uuidString), in: .root, mode: 0o644, caller: .root)
+            }
+        }
+    }
+
+    /// P6: extents may map the same blocks again and again, so a small image may claim a directory of any size.
+    @Test func aDirectoryLargerThanTheVolumeIsDamage() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-O", "^metadata_csum,^dir_index"])
+        let directory = try volume.mounted { fileSystem in
+            try fileSystem.makeDirectory(name("d"), in: .root, mode: 0o755, caller: DirectoryVolume.caller).inode
+        }
+        try volume.debugfs("sif <\(directory.rawValue)> size 0x2000000000")
+        try volume.mounted(isSound: false) { fileSystem in
+            _ = #expect(throws: Ext4Error.self) { try fileSystem.lookup(name("x"), in: directory) }
+        }
+    }
+
+    /// e2fsck wants the flag for a file past 2 GiB.
+    @Test func aVolumeWithoutLargeFileGetsIt() throws {
+        let twoTebibytes: UInt64 = 0x200_0000_0000
+        let volume = try DirectoryVolume(["-O", "^large_file,^huge_file"])
+        try volume.mounted { fileSystem in
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            var change = AttributeChanges()
+            change.size = 0xC000_0000
+            _ = try fileSystem.setAttributes(of: file, change)
+            // And without huge_file a file has 2^32 sectors at the most.
+            change.size = twoTebibytes
+            #expect(throws: Ext4Error.posix(Errno.fileTooBig)) { try fileSystem.setAttributes(of: file, change) }
+            #expect(fileSystem.limits.fileByteCount < twoTebibytes)
+        }
+    }
+
+    /// As in Linux: programs give preallocated blocks back so.
+    @Test func truncatingToTheSameSizeFreesWhatLiesBehind() throws {
+        let volume = try DirectoryVolume(["-b", "4096"])
+        try volume.mounted { fileSystem in
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            try write(fileSystem, file, at: 0, 5000)
+            try fileSystem.allocate(file, at: 0, count: 1 << 20, mode: .keepSize)
+            #expect(try fileSystem.attributes(of: file).sectorCount == 2048)
+            var change = AttributeChanges()
+            change.size = 5000
+            _ = try fileSystem.setAttributes(of: file, change)
+            #expect(try fileSystem.attributes(of: file).sectorCount == 16)
         }
     }
 }

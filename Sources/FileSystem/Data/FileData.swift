@@ -15,8 +15,12 @@ struct FileData {
         self.inode = inode
     }
 
-    /// The largest file that 32-bit block numbers allow.
-    static func maximumSize(_ volume: Volume) -> UInt64 { (1 << 32 - 1) * UInt64(volume.blockByteCount) }
+    /// The largest file that 32-bit block numbers allow; without huge_file also as many sectors as 32 bits count.
+    static func maximumSize(_ volume: Volume) -> UInt64 {
+        let unit = UInt64(volume.blockByteCount), most = (1 << 32 - 1) * unit
+        if volume.superBlock.features.readOnlyCompatible.contains(.hugeFile) { return most }
+        return min(most, (1 << 32 - 1) * 512 / unit * unit)
+    }
 
     /// The same of one file: an indirect map holds less.
     static func maximumSize(_ volume: Volume, _ inode: Inode) -> UInt64 {

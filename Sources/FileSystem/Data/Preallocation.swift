@@ -32,7 +32,7 @@ extension FileSystem {
         try moveOutInlineData(of: inode)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
-            try inode.checkChangeable()
+            try inode.checkChangeable(adding: mode.isSubset(of: [.keepSize]))
             try inode.requireNoBatch()
             // No number of an indirect map says that a block is unwritten.
             guard inode.hasExtents || mode == [.punchHole, .keepSize] else { throw .posix(Errno.notSupported) }
@@ -73,13 +73,14 @@ struct Preallocation {
         let first = (range.lowerBound + unit - 1) / unit, last = range.upperBound / unit
         if first > last {
             try zero(range)
+            try free(0..<0)
         } else {
             try zero(range.lowerBound..<first * unit)
             try zero(last * unit..<range.upperBound)
             inode.delegation?.drop(first..<last)
             try free(first..<last)
         }
-        if thenAllocate { try fill(range, keepsSize: keepsSize) } else { try touch() }
+        if thenAllocate { try fill(range, keepsSize: keepsSize) }
     }
 
     /// Alone from byte `offset` on, or from the end of the file.
@@ -113,42 +114,67 @@ struct Preallocation {
         try volume.device.write(buffer, at: volume.offset(of: start))
     }
 
-    /// Unmaps and frees whole blocks, from the end of the range, an extent's part in a handle.
+    private typealias Part = (range: Range<UInt64>, piece: FileMap.Piece)
+
+    /// Unmaps and frees whole blocks and moves the times: in one handle, unless there are more pieces than one takes;
+    /// then from the end of the range.
     private func free(_ range: Range<UInt64>) throws(Ext4Error) {
-        let most = 2 * UInt64(volume.superBlock.blocksPerGroup)
         let map = FileMap(volume, inode)
-        for piece in try inode.mapping.withReadLock({ () throws(Ext4Error) in try map.pieces(range) }).reversed() {
+        let (found, cost) = try inode.mapping.withReadLock { () throws(Ext4Error) in
+            (try parts(of: range, map), try map.cost.toUnmap)
+        }
+        let each = 6 + cost.credits
+        let most = max(1, min(Self.mostPartsPerHandle, (volume.journal?.maximumCredits ?? 0) / 2 / each))
+        let now = volume.now()
+        var rest = found[...]
+        repeat {
+            let some = rest.prefix(most)
+            if let first = some.first { try check(first, map) }
+            // Of extents that go, only the first and the last can leave something, and so take room in the map.
+            let space = try volume.blocks.reserve(UInt64(min(some.count, 2)) * cost.blocks, privileged: true, upkeep: true)
+            try volume.withHandle(credits: 2 + some.count * each) { handle throws(Ext4Error) in
+                rest = rest.dropFirst(try free(some, map, space, in: handle))
+                try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                    volume.stampChange(of: &record, now)
+                }
+            }
+        } while !rest.isEmpty
+    }
+    private static let mostPartsPerHandle = 256
+
+    /// Answers how many it has freed: all, up to one that what went before has shown to be damaged. That one is found
+    /// once more before the next handle, when nothing has changed.
+    private func free(
+        _ parts: ArraySlice<Part>, _ map: FileMap, _ space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) -> Int {
+        try inode.mapping.withWriteLock { () throws(Ext4Error) in
+            for (index, part) in parts.enumerated() {
+                if index > 0, (try? map.checkFreeable(part.range, of: part.piece)) == nil { return index }
+                let removed = try map.replace(part.range, with: [], from: space, in: handle)
+                try volume.release(removed, of: inode, in: handle)
+            }
+            return parts.count
+        }
+    }
+
+    private func check(_ part: Part, _ map: FileMap) throws(Ext4Error) {
+        try inode.mapping.withReadLock { () throws(Ext4Error) in try map.checkFreeable(part.range, of: part.piece) }
+    }
+
+    /// The extents of a range, the last one first, in parts that lie in three groups at the most.
+    private func parts(of range: Range<UInt64>, _ map: FileMap) throws(Ext4Error) -> [Part] {
+        let most = 2 * UInt64(volume.superBlock.blocksPerGroup)
+        var parts: [Part] = []
+        for piece in try map.pieces(range).reversed() {
             guard case .extent = piece else { continue }
-            let part = piece.range.clamped(to: range)
-            var end = part.upperBound
-            while end > part.lowerBound {
-                let low = end - part.lowerBound > most ? end - most : part.lowerBound
-                try free(low..<end, of: piece, map)
+            let whole = piece.range.clamped(to: range)
+            var end = whole.upperBound
+            while end > whole.lowerBound {
+                let low = end - whole.lowerBound > most ? end - most : whole.lowerBound
+                parts.append((low..<end, piece))
                 end = low
             }
         }
-    }
-
-    private func free(_ range: Range<UInt64>, of piece: FileMap.Piece, _ map: FileMap) throws(Ext4Error) {
-        let needed = try inode.mapping.withReadLock { () throws(Ext4Error) in
-            try map.checkFreeable(range, of: piece)
-            return try map.cost.toUnmap
-        }
-        let space = try volume.blocks.reserve(needed.blocks, privileged: true)
-        try volume.withHandle(credits: 8 + needed.credits) { handle throws(Ext4Error) in
-            try inode.mapping.withWriteLock { () throws(Ext4Error) in
-                let removed = try map.replace(range, with: [], from: space, in: handle)
-                try volume.release(removed, of: inode, in: handle)
-            }
-        }
-    }
-
-    private func touch() throws(Ext4Error) {
-        let now = volume.now()
-        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
-            try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                volume.stampChange(of: &record, now)
-            }
-        }
+        return parts
     }
 }

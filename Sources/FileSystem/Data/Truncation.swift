@@ -11,9 +11,12 @@ struct Truncation {
     let inodes: InodeCache
     private var unit: UInt64 { UInt64(volume.blockByteCount) }
 
-    /// Sets the size. Growing makes a hole. Shrinking is one operation after a crash as well: if the blocks do not fit
-    /// one handle, the inode is an orphan while they go, and recovery finishes the work.
-    func setSize(to size: UInt64, privileged: Bool) throws(Ext4Error) {
+    /// Sets the size. Growing makes a hole. What lies behind the end goes even where the size stays. Shrinking is one operation after a crash as well: if the blocks do not fit
+    /// one handle, the inode is an orphan while they go, and recovery finishes the work. What else is to change with the
+    /// size, `attributes` and `fields`, does so in its handle.
+    func setSize(
+        to size: UInt64, _ attributes: AttributeChange?, _ fields: (inout InodeRecord, Timestamp) -> Void
+    ) throws(Ext4Error) {
         guard size <= FileData.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         let old = inode.size
         let cluster = volume.clusterByteCount
@@ -22,19 +25,22 @@ struct Truncation {
         // A kernel that writes itself has dropped its pages by now, and waited for what was on its way.
         inode.delegation?.drop((size + unit - 1) / unit..<UInt64.max)
         // Asked again under the range lock: a write in flight may have moved the end.
-        guard size < inode.size else { return try grow(to: size) }
+        guard size <= inode.size else { return try grow(to: size, attributes, fields) }
         volume.blocks.giveBackWindow(of: inode.number)
-        let tail = try stageTail(size, privileged)
+        let tail = size < inode.size ? try stageTail(size) : nil
         let first = (size + unit - 1) / unit
         let steps = try stepsPerHandle()
         let fits = try countSteps(from: first, limit: steps.count) <= steps.count
         let now = volume.now()
-        let credits = 2 + OrphanTable.credits + (tail?.credits ?? 0) + (fits ? steps.credits : 0)
+        let credits =
+            2 + OrphanTable.credits + (tail?.credits ?? 0) + (fits ? steps.credits : 0) + (attributes?.credits ?? 0)
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             if let tail { try publish(tail, in: handle) }
+            try attributes?.apply(in: handle)
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.size = size
                 volume.stampChange(of: &record, now)
+                fields(&record, now)
             }
             guard fits else { return try orphans.add(inode, volume, in: handle) }
             _ = try freeSteps(from: first, steps.count, in: handle)
@@ -51,13 +57,17 @@ struct Truncation {
         }
     }
 
-    private func grow(to size: UInt64) throws(Ext4Error) {
+    private func grow(
+        to size: UInt64, _ attributes: AttributeChange?, _ fields: (inout InodeRecord, Timestamp) -> Void
+    ) throws(Ext4Error) {
         if size > inode.size { try FileData(volume, inode).clearTail(behind: inode.size) }
         let now = volume.now()
-        try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
+        try volume.withHandle(credits: 1 + (attributes?.credits ?? 0)) { handle throws(Ext4Error) in
+            try attributes?.apply(in: handle)
             try inode.update(in: handle, volume) { record throws(Ext4Error) in
                 record.size = size
                 volume.stampChange(of: &record, now)
+                fields(&record, now)
             }
         }
     }
@@ -74,13 +84,13 @@ struct Truncation {
         let credits: Int
     }
 
-    private func stageTail(_ size: UInt64, _ privileged: Bool) throws(Ext4Error) -> Tail? {
+    private func stageTail(_ size: UInt64) throws(Ext4Error) -> Tail? {
         guard size % unit != 0 else { return nil }
         let core = MappingCore(volume: volume, inode: inode)
         let block = size / unit
         guard case .mapped = try core.begin(reading: block..<block + 1).first?.target else { return nil }
         let cluster = volume.layout.wholeClusters(block..<block + 1)
-        let write = try core.begin(writing: cluster, .allNew, privileged: privileged)
+        let write = try core.begin(writing: cluster, .allNew, privileged: true, upkeep: true)
         guard let new = write.mappings.first?.target.start else { preconditionFailure("one cluster, one mapping") }
         let moved = cluster.lowerBound..<block + 1
         try copy(moved, to: new, upTo: size)

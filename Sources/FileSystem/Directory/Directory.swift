@@ -54,9 +54,9 @@ struct Directory {
         let hasIndexes = volume.superBlock.features.compatible.contains(.directoryIndex)
         if flags.contains(.inlineData), !isOpaque(flags) { return (whenSmall(hasIndexes), 1) }
         let unit = UInt64(format.blockByteCount)
-        guard size > 0, size % unit == 0, size / unit <= UInt64(DirectoryIndex.blockLimit) else {
-            throw corrupt("\(size) bytes")
-        }
+        // A directory has no holes, so it is no larger than the volume: or a search of it would take hours.
+        let most = min(UInt64(DirectoryIndex.blockLimit), volume.superBlock.blockCount)
+        guard size > 0, size % unit == 0, size / unit <= most else { throw corrupt("\(size) bytes") }
         let count = UInt32(size / unit)
         if isOpaque(flags) { return (.linear, count) }
         if flags.contains(.index) {

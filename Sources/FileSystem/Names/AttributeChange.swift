@@ -1,3 +1,4 @@
+internal import Allocator
 package import Ext4Format
 internal import Journal
 
@@ -8,8 +9,9 @@ extension FileSystem {
         let inode = try inode(number)
         return try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
-            // Who has appended something has moved the times as well.
-            try inode.checkChangeable(adding: volume.options.kernelKeepsTimes && changes.tellOfChangedData)
+            // Who has appended something has moved the times as well, in a kernel that keeps them.
+            let isHarmless = changes.touch || volume.options.kernelKeepsTimes && changes.tellOfChangedData
+            try inode.checkChangeable(adding: isHarmless)
             if let size = changes.size {
                 guard inode.type == .regular else {
                     throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid)
@@ -17,39 +19,33 @@ extension FileSystem {
                 try inode.requireNoBatch()
                 try InlineData(volume: volume, inode: inode).moveOut()
                 let truncation = Truncation(volume: volume, inode: inode, orphans: orphans, inodes: inodes)
-                try truncation.setSize(to: size, privileged: true)
+                let acl = try accessList(of: inode, after: changes)
+                try truncation.setSize(to: size, acl) { record, now in
+                    if changes.hasFields { changes.apply(to: &record, now) }
+                }
+            } else if changes.hasFields {
+                let acl = try accessList(of: inode, after: changes)
+                let now = volume.now()
+                try volume.withHandle(credits: 1 + (acl?.credits ?? 0)) { handle throws(Ext4Error) in
+                    try acl?.apply(in: handle)
+                    try inode.update(in: handle, volume) { record throws(Ext4Error) in
+                        changes.apply(to: &record, now)
+                    }
+                }
             }
-            if changes.hasFields { try apply(changes, to: inode) }
             return inode.attributes(volume)
         }
     }
 
-    private func apply(_ changes: AttributeChanges, to inode: Inode) throws(Ext4Error) {
+    /// chmod of a file with an access list changes the list as well.
+    private func accessList(
+        of inode: Inode, after changes: AttributeChanges
+    ) throws(Ext4Error) -> AttributeChange? {
+        guard let mode = changes.mode else { return nil }
         let attributes = ExtendedAttributes(volume: volume, inode: inode)
-        // chmod of a file with an access list changes the list as well.
-        let acl = try changes.mode.flatMap { mode throws(Ext4Error) in
-            try attributes.plan(changingPermissionsTo: mode)
-        }
-        let space = try volume.blocks.reserve(acl?.blockCount ?? 0, privileged: true)
-        let now = volume.now()
-        func time(_ change: AttributeChanges.TimeChange?, _ old: Timestamp) -> Timestamp {
-            switch change {
-            case nil: old
-            case .now: now
-            case .to(let time): time
-            }
-        }
-        try volume.withHandle(credits: 1 + (acl == nil ? 0 : ExtendedAttributes.credits)) { handle throws(Ext4Error) in
-            if let acl { try attributes.apply(acl, from: space, in: handle) }
-            try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                if let mode = changes.mode { record.mode = record.mode & FileType.mask | mode & 0o7777 }
-                if let uid = changes.uid { record.uid = uid }
-                if let gid = changes.gid { record.gid = gid }
-                record.access = time(changes.access, record.access)
-                record.modification = time(changes.modification, record.modification)
-                record.change = time(changes.change ?? .now, record.change)
-            }
-        }
+        guard let plan = try attributes.plan(changingPermissionsTo: mode) else { return nil }
+        let space = try volume.blocks.reserve(plan.blockCount, privileged: true)
+        return AttributeChange(attributes: attributes, plan: plan, space: space)
     }
 
     // MARK: Extended attributes
@@ -100,6 +96,7 @@ extension FileSystem {
         let inode = try inode(number)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
+            try inode.checkChangeable()
             let attributes = ExtendedAttributes(volume: volume, inode: inode)
             let plan = try planning(attributes)
             let space = try volume.blocks.reserve(plan.blockCount, privileged: volume.isPrivileged(caller))
@@ -113,7 +110,40 @@ extension FileSystem {
     }
 }
 
+/// A change of extended attributes that is planned, with its room reserved.
+struct AttributeChange {
+    let attributes: ExtendedAttributes
+    let plan: AttributePlan
+    let space: BlockReservation
+    var credits: Int { ExtendedAttributes.credits }
+
+    func apply(in handle: borrowing Handle) throws(Ext4Error) { try attributes.apply(plan, from: space, in: handle) }
+}
+
 extension AttributeChanges {
+    /// All but the size and the access list.
+    fileprivate func apply(to record: inout InodeRecord, _ now: Timestamp) {
+        func time(_ change: TimeChange?, _ old: Timestamp) -> Timestamp {
+            switch change {
+            case nil: old
+            case .now: now
+            case .to(let time): time
+            }
+        }
+        if let mode { record.mode = record.mode & FileType.mask | mode & 0o7777 }
+        if let uid { record.uid = uid }
+        if let gid { record.gid = gid }
+        record.access = time(access, record.access)
+        record.modification = time(modification, record.modification)
+        record.change = time(change ?? .now, record.change)
+    }
+
+    /// Times become the present one and nothing else changes: that is allowed where data may only be appended.
+    fileprivate var touch: Bool {
+        mode == nil && uid == nil && gid == nil && size == nil && change == nil
+            && access.isNowOrNil && modification.isNowOrNil
+    }
+
     /// Whether this is how a kernel that keeps the times of a file tells them.
     fileprivate var tellOfChangedData: Bool {
         modification != nil && change != nil && access == nil && mode == nil && uid == nil && gid == nil && size == nil
@@ -122,5 +152,12 @@ extension AttributeChanges {
     /// Whether anything but the size changes.
     var hasFields: Bool {
         mode != nil || uid != nil || gid != nil || access != nil || modification != nil || change != nil
+    }
+}
+
+extension AttributeChanges.TimeChange? {
+    fileprivate var isNowOrNil: Bool {
+        if case .to = self { return false }
+        return true
     }
 }

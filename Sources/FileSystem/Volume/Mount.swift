@@ -98,9 +98,10 @@ extension FileSystem {
                 bytes[SuperBlock.Layout.mountCount] &+= 1
                 volume.errors.merge(into: &bytes)
                 if hasErrors { VolumeErrors.raiseFlag(in: &bytes) }
-                guard hasOrphanFile else { return }
                 var words = Features.ReadOnlyCompatible(rawValue: bytes[SuperBlock.Layout.readOnlyCompatible])
-                words.insert(.orphanPresent)
+                // Any file may pass 2 GiB from now on, and e2fsck then wants the flag.
+                words.insert(.largeFile)
+                if hasOrphanFile { words.insert(.orphanPresent) }
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
             }
         }
