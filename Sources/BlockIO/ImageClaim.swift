@@ -7,6 +7,7 @@ internal import Synchronization
 /// did not have it mounted. A block device can be kept from the kernel for as long as it is held.
 package final class ImageClaim: Sendable {
     package let path: String
+    package let identity: FileIdentity
     package let isBlockDevice: Bool
     private let lockFile: String?
     /// The locked descriptor; -1 once released.
@@ -26,6 +27,7 @@ package final class ImageClaim: Sendable {
         guard opened >= 0 else { throw Self.cannotOpen(path, errno, readOnly) }
         var status = stat()
         let isKnown = unsafe fstat(opened, &status) == 0
+        identity = FileIdentity(status)
         isBlockDevice = isKnown && status.st_mode & S_IFMT == S_IFBLK
         do throws(Ext4Error) {
             guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
@@ -38,9 +40,9 @@ package final class ImageClaim: Sendable {
                 let probed = try Self.probe(path, path)
                 if keepsMountsOff { exclusive.store(probed, ordering: .relaxed) } else { Self.letGo(probed) }
             } else {
-                try Self.checkLoopDevices(path, status)
+                try checkLoopDevices()
             }
-            try Self.checkMountTable(path, status)
+            try checkMountTable()
             if let lockFile { try Self.make(lockFile) }
         } catch {
             Self.letGo(exclusive.load(ordering: .relaxed))
@@ -79,7 +81,7 @@ package final class ImageClaim: Sendable {
     }
 
     /// The kernel mounts an image file through a loop device: whether one that shows this file is taken.
-    private static func checkLoopDevices(_ path: String, _ image: stat) throws(Ext4Error) {
+    private func checkLoopDevices() throws(Ext4Error) {
         guard let folder = unsafe opendir("/sys/block") else { return }
         defer { unsafe closedir(folder) }
         while let entry = unsafe readdir(folder) {
@@ -89,25 +91,18 @@ package final class ImageClaim: Sendable {
             guard name.hasPrefix("loop"),
                 let backing = readText("/sys/block/\(name)/loop/backing_file")?.split(separator: "\n").first
             else { continue }
-            var status = stat()
-            guard unsafe stat(String(backing), &status) == 0, status.st_dev == image.st_dev,
-                status.st_ino == image.st_ino
-            else { continue }
-            letGo(try probe("/dev/\(name)", path))
+            guard FileIdentity(path: String(backing)) == identity else { continue }
+            Self.letGo(try Self.probe("/dev/\(name)", path))
         }
     }
 
     /// A FUSE server that locks nothing, as fuse2fs, shows only as the source of its mount. Ours lock.
-    private static func checkMountTable(_ path: String, _ image: stat) throws(Ext4Error) {
+    private func checkMountTable() throws(Ext4Error) {
         let records = MountTable.records(in: readText("/proc/self/mountinfo") ?? "")
         for record in records where record.source.hasPrefix("/") && !record.isOurs {
-            var status = stat()
-            guard unsafe stat(record.source, &status) == 0 else { continue }
-            let isSame =
-                image.st_mode & S_IFMT == S_IFBLK
-                ? status.st_mode & S_IFMT == S_IFBLK && status.st_rdev == image.st_rdev
-                : status.st_dev == image.st_dev && status.st_ino == image.st_ino
-            guard !isSame else { throw .refused("\(path) is in use: mounted at \(record.directory)") }
+            guard FileIdentity(path: record.source) != identity else {
+                throw .refused("\(path) is in use: mounted at \(record.directory)")
+            }
         }
     }
 

@@ -119,6 +119,9 @@ package enum Launcher {
                 let fileSystem = try FileSystem.mount(on: image, options: options)
                 return MountedVolume(fileSystem, claim, journal: journal, nil)
             }
+            guard FileIdentity(path: file) != claim.identity else {
+                throw .refused("option 'record': \(file) is the image")
+            }
             let recording = try plan.recorder(image, file)
             let fileSystem = try FileSystem.mount(on: recording.device, options: options)
             return MountedVolume(fileSystem, claim, journal: journal, recording)
