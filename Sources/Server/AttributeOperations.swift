@@ -16,11 +16,16 @@ func serveGetattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutableP
     }
 }
 
-/// The set-user-id bit, and the set-group-id bit of a file that its group may execute: what a change of the owner or of
-/// the data takes away. Without group execution the bit once meant mandatory locking, and stays.
-func privileges(in mode: UInt16) -> UInt16 {
-    guard mode & 0o170000 == 0o100000 else { return 0 }
-    return mode & 0o4000 | (mode & 0o0010 != 0 ? mode & 0o2000 : 0)
+extension FileSystem {
+    /// The permissions that a change of the owner or of the data leaves to a file; nil when it leaves all. Without are
+    /// the set-user-id bit, and the set-group-id bit of a file that its group may execute: without group execution the
+    /// bit once meant mandatory locking, and stays.
+    func unprivilegedMode(of inode: InodeNumber) throws(Ext4Error) -> UInt16? {
+        let mode = try attributes(of: inode).mode
+        guard FileType(mode: mode) == .regular else { return nil }
+        let lost = mode & 0o4000 | (mode & 0o0010 != 0 ? mode & 0o2000 : 0)
+        return lost == 0 ? nil : mode & 0o7777 & ~lost
+    }
 }
 
 private func changes(
@@ -42,9 +47,7 @@ private func changes(
     // The kernel leaves it to us to take set-id bits away: on a new owner always, on a new size when it says so.
     let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID)
     if changes.mode == nil && (isNewOwner || has(FUSE_SET_ATTR_KILL_SUID)) {
-        let mode = try fileSystem.attributes(of: inode).mode
-        let lost = privileges(in: mode)
-        if lost != 0 { changes.mode = mode & 0o7777 & ~lost }
+        changes.mode = try fileSystem.unprivilegedMode(of: inode)
     }
     return changes
 }

@@ -129,11 +129,13 @@ func serveFallocate(
 ) {
     let request = unsafe Request(raw)
     guard offset >= 0, length > 0 else { return request.fail(EINVAL) }
+    let inode = NodeID.inode(node)
     do throws(Ext4Error) {
+        try request.killPrivileges(of: inode)
         try request.fileSystem.allocate(
-            NodeID.inode(node), at: UInt64(offset), count: UInt64(length),
+            inode, at: UInt64(offset), count: UInt64(length),
             mode: AllocationMode(rawValue: UInt32(bitPattern: mode)), by: request.caller)
-        request.fail(0)
+        request.succeed()
     } catch {
         request.fail(error)
     }
@@ -148,13 +150,24 @@ func serveCopyFileRange(
 ) {
     let request = unsafe Request(raw)
     guard sourceOffset >= 0, targetOffset >= 0, count >= 0, flags == 0 else { return request.fail(EINVAL) }
+    let inode = NodeID.inode(target)
     do throws(Ext4Error) {
+        try request.killPrivileges(of: inode)
         let done = try request.fileSystem.copy(
-            from: NodeID.inode(source), at: UInt64(sourceOffset), to: NodeID.inode(target), at: UInt64(targetOffset),
+            from: NodeID.inode(source), at: UInt64(sourceOffset), to: inode, at: UInt64(targetOffset),
             count: UInt64(count), by: request.caller)
         request.answer(written: done)
     } catch {
         request.fail(error)
+    }
+}
+
+extension Request {
+    /// For a change of the data that comes, unlike a write, without a word about set-id bits: CAP_FSETID keeps them.
+    fileprivate func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
+        let keepSetID: UInt64 = 1 << 4
+        let thread = callerProcess.id
+        try session.killPrivileges(of: inode) { jext4_capabilities(thread) & keepSetID != 0 }
     }
 }
 

@@ -141,13 +141,13 @@ internal import Threads
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
     }
 
-    /// A write by someone who may not keep them takes set-id bits away.
-    func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
-        let mode = try fileSystem.attributes(of: inode).mode
-        let lost = privileges(in: mode)
-        guard lost != 0, let node = NodeID.node(inode) else { return }
+    /// A change of the data by someone who may not keep them takes set-id bits away. `mayKeepThem` is asked only of a
+    /// file that has some.
+    func killPrivileges(of inode: InodeNumber, unless mayKeepThem: () -> Bool = { false }) throws(Ext4Error) {
+        guard let mode = try fileSystem.unprivilegedMode(of: inode), let node = NodeID.node(inode), !mayKeepThem()
+        else { return }
         var changes = AttributeChanges()
-        changes.mode = mode & 0o7777 & ~lost
+        changes.mode = mode
         _ = try fileSystem.setAttributes(of: inode, changes)
         // The kernel would go on to run the file with the mode that it remembers. -1: the attributes alone.
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, -1, 0)

@@ -43,6 +43,14 @@ def write(path):
     os.write(os.open(path, os.O_WRONLY), b"x")
 
 
+def allocate(path):
+    os.posix_fallocate(os.open(path, os.O_WRONLY), 0, 100_000)
+
+
+def copy(path):
+    os.copy_file_range(os.open(path, os.O_RDONLY), os.open(path, os.O_WRONLY), 1, 0, 10)
+
+
 def create(path):
     os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL)
 
@@ -132,12 +140,17 @@ def modes(mountpoint):
     assert os.lstat(f"{mountpoint}/modes/link").st_uid == 5 and os.stat(path).st_uid == 2**32 - 2
 
 
-@check("set-id bits go when another user writes or when the owner changes")
+@check("set-id bits go when another user writes, allocates or copies, or when the owner changes")
 def set_id(mountpoint):
     path = touched(f"{fresh(mountpoint, 'setid')}/file", 0o777)
-    os.chmod(path, 0o6777)
-    assert as_nobody(write, path) == 0
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, oct(os.stat(path).st_mode)
+    with open(path, "wb") as file:
+        file.write(bytes(100))
+    for change in (write, allocate, copy):
+        os.chmod(path, 0o6777)
+        change(path)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o6777, f"root's {change.__name__}"
+        assert as_nobody(change, path) == 0
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, f"{change.__name__}: {oct(os.stat(path).st_mode)}"
     os.chmod(path, 0o6777)
     os.chown(path, 1, 1)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, oct(os.stat(path).st_mode)
