@@ -96,6 +96,8 @@ package struct MountClient {
         var cause = ENOENT
         for folder in ControlSocket.folders(of: record.user) {
             let server = ControlSocket.make()
+            // For an answer we wait: a sync takes as long as the device does.
+            ControlSocket.limitWaiting(server, seconds: 5, whatFor: [SO_SNDTIMEO])
             let path = ControlSocket.path(in: folder, device: record.device)
             if unsafe ControlSocket.withAddress(path, { unsafe Glibc.connect(server, $0, $1) }) == 0 {
                 var user = uid_t.max

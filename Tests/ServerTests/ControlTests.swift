@@ -76,6 +76,25 @@ import Testing
         #expect(throws: Ext4Error.self) { try client.outcome(other) }
     }
 
+    /// A mount that somebody tries to unmount again and again must not run out of descriptors.
+    @Test func whoGaveUpWaitingIsForgotten() throws {
+        let server = try server()
+        let client = MountClient(record: record)
+        for _ in 0..<20 { close(try client.enlist()) }
+        // Each connection that the server holds has the name of its socket, and so has the one that it listens on.
+        func connectionCount() throws -> Int {
+            let table = try #require(readText("/proc/net/unix"))
+            return table.split(separator: "\n").count { $0.hasSuffix(record.device) }
+        }
+        var attempts = 100
+        repeat {
+            _ = try client.status(json: false)
+            attempts -= 1
+        } while try connectionCount() > 1 && attempts > 0
+        #expect(try connectionCount() <= 1)
+        server.finish(nil)
+    }
+
     /// A server that dies says nothing: that is no success.
     @Test func silenceIsAFailure() throws {
         let client = MountClient(record: record)
