@@ -47,6 +47,10 @@ package enum Launcher {
         var plan = plan
         plan.image = try absolute(plan.image)
         if let path = plan.words.journalPath { plan.words.journalPath = try absolute(path) }
+        // The server in the background works in another directory, and the file is yet to be made.
+        if let path = plan.words.lockFile, !path.hasPrefix("/") {
+            plan.words.lockFile = "\(try absolute("."))/\(path)"
+        }
         plan.directory = try absoluteDirectory(plan.directory)
         if plan.isForeground { return try serve(plan, nil) }
         switch Daemon.start() {
