@@ -99,9 +99,10 @@ package final class FileSystem: Sendable {
     }
 
     /// See `Directory.read`. With attributes, a reference is taken for each record that `each` accepts, but for the
-    /// dots.
+    /// dots. `movesAccessTime`: where the mount has it so.
     package func readDirectory(
-        _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, _ each: (DirectoryRecord) -> Bool
+        _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, movesAccessTime: Bool = true,
+        _ each: (DirectoryRecord) -> Bool
     ) throws(Ext4Error) {
         let directory = try inode(number)
         try directory.lock.withReadLock { () throws(Ext4Error) in
@@ -121,14 +122,15 @@ package final class FileSystem: Sendable {
                 return false
             }
         }
-        touchAccessTime(directory)
+        if movesAccessTime { touchAccessTime(directory) }
     }
 
     // MARK: Data
 
-    /// Fills `bytes` from byte `offset`; answers the count, short at the end of the file.
+    /// Fills `bytes` from byte `offset`; answers the count, short at the end of the file. `movesAccessTime`: where the
+    /// mount has it so.
     package func read(
-        _ number: InodeNumber, at offset: UInt64, into bytes: inout MutableRawSpan
+        _ number: InodeNumber, at offset: UInt64, into bytes: inout MutableRawSpan, movesAccessTime: Bool = true
     ) throws(Ext4Error) -> Int {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
@@ -140,7 +142,7 @@ package final class FileSystem: Sendable {
         } else {
             count = try FileData(volume, inode).read(at: offset, into: &bytes)
         }
-        touchAccessTime(inode)
+        if movesAccessTime { touchAccessTime(inode) }
         return count
     }
 
@@ -190,7 +192,9 @@ package final class FileSystem: Sendable {
 
     /// relatime: the access time moves when it is not newer than the last change, or is a day old.
     private func touchAccessTime(_ inode: Inode) {
-        guard !isReadOnly, !inode.isDeleted else { return }
+        guard volume.options.movesAccessTimes, !isReadOnly, !inode.isDeleted,
+            volume.options.movesDirectoryAccessTimes || !inode.isDirectory
+        else { return }
         let now = volume.now()
         let isDue = inode.field { record in
             !record.flags.contains(.noAccessTime)

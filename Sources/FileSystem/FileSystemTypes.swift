@@ -130,6 +130,9 @@ package struct MountOptions: Sendable {
     /// The caller says by `setAttributes` when the data of a file have changed, as the kernel does where it collects
     /// what is written: what changes them here leaves the times alone.
     package var kernelKeepsTimes = false
+    /// Whether reading moves the access time; and of directories too.
+    package var movesAccessTimes = true
+    package var movesDirectoryAccessTimes = true
     /// References are given back by other threads than those that call, as a kernel does: who finds no room just after
     /// a removal waits for that.
     package var awaitsForgets = false

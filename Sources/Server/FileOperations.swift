@@ -27,7 +27,8 @@ func serveRead(
     else { return request.fail(EINVAL) }
     do throws(Ext4Error) {
         var span = unsafe MutableRawSpan(_unsafeStart: worker.pointee.scratch, byteCount: count)
-        let done = try request.fileSystem.read(NodeID.inode(node), at: UInt64(offset), into: &span)
+        let done = try request.fileSystem.read(
+            NodeID.inode(node), at: UInt64(offset), into: &span, movesAccessTime: DirectRequest.movesAccessTime)
         request.answer(scratch: done)
     } catch {
         request.fail(error)
