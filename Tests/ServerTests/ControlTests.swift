@@ -9,7 +9,7 @@ import Testing
     private let record = MountRecord(
         device: "test-\(getpid())-\(UInt32.random(in: 0 ... .max))", directory: "/", type: "fuse.jext4",
         source: "image",
-        user: geteuid())
+        user: geteuid(), group: getegid())
 
     private func server() throws -> ControlServer {
         let server = try #require(
