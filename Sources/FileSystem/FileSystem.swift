@@ -60,12 +60,29 @@ package final class FileSystem: Sendable {
 
     /// nil when there is no such name. Takes a reference.
     package func lookup(_ name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes? {
+        if name.isDot { return try lookup(handle: parent) }
         let directory = try inode(parent)
         return try directory.lock.withReadLock { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard let entry = try Directory(volume: volume, inode: directory).lookup(name) else { return nil }
             let inode = try child(entry)
             inodes.retain(inode.number)
+            return inode.attributes(volume)
+        }
+    }
+
+    /// "." of any inode is itself: so a kernel asks for what it has forgotten and somebody still has a file handle of.
+    /// The number may be that of a deleted inode, or of one that never was: ESTALE.
+    private func lookup(handle number: InodeNumber) throws(Ext4Error) -> Attributes {
+        guard number == .root || number.rawValue >= volume.superBlock.firstInode,
+            number.rawValue != volume.superBlock.orphanFileInode, volume.layout.place(of: number) != nil,
+            try volume.inodes.isAllocated(number)
+        else { throw .posix(Errno.stale) }
+        let inode = try inode(number)
+        return try inode.lock.withReadLock { () throws(Ext4Error) in
+            let (links, mode) = inode.field { ($0.linkCount, $0.mode) }
+            guard links > 0, FileType(mode: mode) != nil else { throw .posix(Errno.stale) }
+            inodes.retain(number)
             return inode.attributes(volume)
         }
     }

@@ -49,7 +49,8 @@ package struct FileName: Hashable, Sendable {
         }
         self.bytes = bytes
     }
-    package var isDotOrDotDot: Bool { bytes == [0x2E] || bytes == [0x2E, 0x2E] }
+    package var isDot: Bool { bytes == [0x2E] }
+    package var isDotOrDotDot: Bool { isDot || bytes == [0x2E, 0x2E] }
 }
 
 /// What setattr changes; nil leaves a field alone.
