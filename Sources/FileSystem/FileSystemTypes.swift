@@ -134,6 +134,8 @@ package struct MountOptions: Sendable {
     /// Whether reading moves the access time; and of directories too.
     package var movesAccessTimes = true
     package var movesDirectoryAccessTimes = true
+    /// Whether access lists are inherited, and follow the mode. Without, they lie there and do nothing.
+    package var usesAccessLists = true
     /// References are given back by other threads than those that call, as a kernel does: who finds no room just after
     /// a removal waits for that.
     package var awaitsForgets = false

@@ -167,6 +167,7 @@ package struct MountWords: Equatable, Sendable {
         options.discard = discards
         options.awaitsForgets = true
         options.outOfPlace = writesOutOfPlace
+        options.usesAccessLists = usesAccessLists
         options.movesAccessTimes = movesAccessTimes
         options.movesDirectoryAccessTimes = movesDirectoryAccessTimes
         options.kernelKeepsTimes = usesWritebackCache

@@ -28,7 +28,7 @@ extension FileSystem {
         let attributes = ExtendedAttributes(volume: volume, inode: inode)
         // chmod of a file with an access list changes the list as well.
         let acl = try changes.mode.flatMap { mode throws(Ext4Error) in
-            try attributes.plan(changingPermissionsTo: mode)
+            volume.options.usesAccessLists ? try attributes.plan(changingPermissionsTo: mode) : nil
         }
         let space = try volume.blocks.reserve(acl?.blockCount ?? 0, privileged: true)
         let now = volume.now()
