@@ -33,14 +33,12 @@ package final class ImageClaim: Sendable {
             guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
                 throw .refused("\(path) is neither an image file nor a block device")
             }
-            guard flock(opened, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 else {
-                throw .refused("\(path) is in use: another mount holds it")
-            }
+            try Self.lock(opened, path, readOnly ? LOCK_SH : LOCK_EX, isBlockDevice: isBlockDevice)
             if isBlockDevice {
                 let probed = try Self.probe(path, path)
                 if keepsMountsOff { exclusive.store(probed, ordering: .relaxed) } else { Self.letGo(probed) }
             } else {
-                try checkLoopDevices()
+                try checkLoopDevices(readOnly: readOnly)
             }
             try checkMountTable()
             if let lockFile { try Self.make(lockFile) }
@@ -54,6 +52,20 @@ package final class ImageClaim: Sendable {
     private static func cannotOpen(_ path: String, _ number: CInt, _ readOnly: Bool) -> Ext4Error {
         let hint = !readOnly && (number == EACCES || number == EROFS || number == EPERM) ? " (try -o ro)" : ""
         return .refused("cannot open \(path): \(systemText(number))\(hint)")
+    }
+
+    /// udev locks a block device too, for a moment, while it looks at what mkfs has just made.
+    private static func lock(
+        _ descriptor: CInt, _ path: String, _ kind: CInt, isBlockDevice: Bool
+    ) throws(Ext4Error) {
+        let pollMicroseconds: UInt32 = 50_000
+        var attempts = isBlockDevice ? 40 : 1
+        while flock(descriptor, kind | LOCK_NB) != 0 {
+            guard errno == EWOULDBLOCK else { throw .refused("cannot lock \(path): \(systemText(errno))") }
+            attempts -= 1
+            guard attempts > 0 else { throw .refused("\(path) is in use: another mount holds it") }
+            usleep(pollMicroseconds)
+        }
     }
 
     private static func make(_ lockFile: String) throws(Ext4Error) {
@@ -80,9 +92,11 @@ package final class ImageClaim: Sendable {
         if descriptor >= 0 { close(descriptor) }
     }
 
-    /// The kernel mounts an image file through a loop device: whether one that shows this file is taken.
-    private func checkLoopDevices() throws(Ext4Error) {
+    /// The kernel mounts an image file through a loop device: whether one that shows this file is taken. A mount of
+    /// ours may have it to read, as we may: our lock says that none of ours writes.
+    private func checkLoopDevices(readOnly: Bool) throws(Ext4Error) {
         guard let folder = unsafe opendir("/sys/block") else { return }
+        let mounts = MountTable.records
         defer { unsafe closedir(folder) }
         while let entry = unsafe readdir(folder) {
             let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { name in
@@ -92,14 +106,15 @@ package final class ImageClaim: Sendable {
                 let backing = readText("/sys/block/\(name)/loop/backing_file")?.split(separator: "\n").first
             else { continue }
             guard FileIdentity(path: String(backing)) == identity else { continue }
-            Self.letGo(try Self.probe("/dev/\(name)", path))
+            let device = "/dev/\(name)"
+            if readOnly, mounts.contains(where: { $0.isOurs && $0.source == device }) { continue }
+            Self.letGo(try Self.probe(device, path))
         }
     }
 
     /// A FUSE server that locks nothing, as fuse2fs, shows only as the source of its mount. Ours lock.
     private func checkMountTable() throws(Ext4Error) {
-        let records = MountTable.records(in: readText("/proc/self/mountinfo") ?? "")
-        for record in records where record.source.hasPrefix("/") && !record.isOurs {
+        for record in MountTable.records where record.source.hasPrefix("/") && !record.isOurs {
             guard FileIdentity(path: record.source) != identity else {
                 throw .refused("\(path) is in use: mounted at \(record.directory)")
             }

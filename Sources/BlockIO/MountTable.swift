@@ -33,9 +33,11 @@ package enum MountTable {
 
     /// The file system that is on top at `directory`, an absolute path without symbolic links.
     package static func record(at directory: String) -> MountRecord? {
-        guard let text = readText("/proc/self/mountinfo") else { return nil }
-        return records(in: text).last { $0.directory == directory }
+        records.last { $0.directory == directory }
     }
+
+    /// What this process sees, in the order of mounting.
+    package static var records: [MountRecord] { records(in: readText("/proc/self/mountinfo") ?? "") }
 
     /// Fields 3 and 5, and 1 and 2 behind the lone hyphen (proc(5)).
     package static func records(in text: String) -> [MountRecord] {
