@@ -59,7 +59,7 @@ package enum ControlSocket {
         return folders.first { folder in
             unsafe mkdir(folder, 0o700)
             var status = stat()
-            return unsafe lstat(folder, &status) == 0 && status.st_mode & 0o170077 == 0o040000
+            return unsafe lstat(folder, &status) == 0 && status.st_mode & (S_IFMT | 0o077) == S_IFDIR
                 && status.st_uid == user && access(folder, W_OK) == 0
         }
     }

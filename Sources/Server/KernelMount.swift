@@ -10,7 +10,6 @@ internal import Glibc
 struct KernelMount {
     /// The open /dev/fuse.
     let descriptor: CInt
-    var isBlock: Bool { device != nil }
     /// The block device of a fuseblk mount.
     let device: String?
     /// Why it is not fuseblk.

@@ -75,7 +75,7 @@ package enum Launcher {
         guard let path = resolvedPath(directory) else { throw .refused("\(directory): \(systemText(errno))") }
         var status = stat()
         guard unsafe stat(path, &status) == 0 else { throw .refused("\(directory): \(systemText(errno))") }
-        guard status.st_mode & 0o170000 == 0o040000 else { throw .refused("\(directory) is not a directory") }
+        guard status.st_mode & S_IFMT == S_IFDIR else { throw .refused("\(directory) is not a directory") }
         return path
     }
 
