@@ -16,20 +16,8 @@ func serveGetattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutableP
     }
 }
 
-extension FileSystem {
-    /// The permissions that a change of the owner or of the data leaves to a file; nil when it leaves all. Without are
-    /// the set-user-id bit, and the set-group-id bit of a file that its group may execute: without group execution the
-    /// bit once meant mandatory locking, and stays.
-    func unprivilegedMode(of inode: InodeNumber) throws(Ext4Error) -> UInt16? {
-        let mode = try attributes(of: inode).mode
-        guard FileType(mode: mode) == .regular else { return nil }
-        let lost = mode & 0o4000 | (mode & 0o0010 != 0 ? mode & 0o2000 : 0)
-        return lost == 0 ? nil : mode & 0o7777 & ~lost
-    }
-}
-
 private func changes(
-    _ status: stat, _ mask: CInt, of inode: InodeNumber, _ fileSystem: FileSystem
+    _ status: stat, _ mask: CInt, of inode: InodeNumber, _ request: borrowing Request
 ) throws(Ext4Error) -> AttributeChanges {
     func has(_ flag: CInt) -> Bool { mask & flag != 0 }
     var changes = AttributeChanges()
@@ -47,7 +35,7 @@ private func changes(
     // The kernel leaves it to us to take set-id bits away: on a new owner always, on a new size when it says so.
     let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID)
     if changes.mode == nil && (isNewOwner || has(FUSE_SET_ATTR_KILL_SUID)) {
-        changes.mode = try fileSystem.unprivilegedMode(of: inode)
+        changes.mode = try request.unprivilegedMode(of: inode)
     }
     return changes
 }
@@ -62,7 +50,7 @@ func serveSetattr(
     let inode = NodeID.inode(node)
     do throws(Ext4Error) {
         let fileSystem = request.fileSystem
-        let changes = try changes(status, mask, of: inode, fileSystem)
+        let changes = try changes(status, mask, of: inode, request)
         let attributes = try fileSystem.setAttributes(of: inode, changes)
         if let size = changes.size {
             // The last block has been written anew, elsewhere.

@@ -56,7 +56,7 @@ func serveWrite(
     let inode = NodeID.inode(node)
     do throws(Ext4Error) {
         let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
-        if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
+        if flags & WriteHeader.killPrivileges != 0 { try request.killPrivileges(of: inode) }
         let data = unsafe RawSpan(_unsafeStart: payload, byteCount: count)
         if flags & WriteHeader.isWrittenBack != 0 {
             try request.fileSystem.writeBack(inode, at: UInt64(offset), data)
@@ -160,15 +160,6 @@ func serveCopyFileRange(
         request.answer(written: done)
     } catch {
         request.fail(error)
-    }
-}
-
-extension Request {
-    /// For a change of the data that comes, unlike a write, without a word about set-id bits: CAP_FSETID keeps them.
-    fileprivate func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
-        let keepSetID: UInt64 = 1 << 4
-        let thread = callerProcess.id
-        try session.killPrivileges(of: inode) { jext4_capabilities(thread) & keepSetID != 0 }
     }
 }
 

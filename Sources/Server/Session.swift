@@ -141,15 +141,9 @@ internal import Threads
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
     }
 
-    /// A change of the data by someone who may not keep them takes set-id bits away. `mayKeepThem` is asked only of a
-    /// file that has some.
-    func killPrivileges(of inode: InodeNumber, unless mayKeepThem: () -> Bool = { false }) throws(Ext4Error) {
-        guard let mode = try fileSystem.unprivilegedMode(of: inode), let node = NodeID.node(inode), !mayKeepThem()
-        else { return }
-        var changes = AttributeChanges()
-        changes.mode = mode
-        _ = try fileSystem.setAttributes(of: inode, changes)
-        // The kernel would go on to run the file with the mode that it remembers. -1: the attributes alone.
+    /// Makes the kernel ask again for the attributes of a file, and keep the data.
+    func forgetAttributes(of inode: InodeNumber) {
+        guard let node = NodeID.node(inode) else { return }
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, -1, 0)
     }
 

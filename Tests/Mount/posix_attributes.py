@@ -11,13 +11,14 @@ SECOND = 10**9
 acl_tools = missing_tool("setfacl", "getfacl")
 
 
-def as_nobody(function, *arguments):
-    """Calls the function in a child that is uid and gid nobody; answers the errno it met, 0 for success."""
+def as_nobody(function, *arguments, groups=()):
+    """Calls the function in a child that is uid and gid nobody, and in the groups; answers the errno it met, 0 for
+    success."""
     child = os.fork()
     if child == 0:
         status = 255
         try:
-            os.setgroups([])
+            os.setgroups(groups)
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             function(*arguments)
@@ -154,6 +155,28 @@ def set_id(mountpoint):
     os.chmod(path, 0o6777)
     os.chown(path, 1, 1)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, oct(os.stat(path).st_mode)
+
+
+@check("without group execution set-group-id stays for the group's members alone")
+def set_group_id(mountpoint):
+    path = touched(f"{fresh(mountpoint, 'setgid')}/file", 0o666)
+    with open(path, "wb") as file:
+        file.write(bytes(100))
+    for change in (write, allocate, copy, lambda name: os.truncate(name, 50)):
+        for owner, groups, mode in [(1, (), 0o666), (1, (7, 1), 0o2666), (NOBODY, (), 0o2666)]:
+            os.chown(path, 0, owner)
+            os.chmod(path, 0o2666)
+            assert as_nobody(change, path, groups=groups) == 0
+            found = stat.S_IMODE(os.stat(path).st_mode)
+            assert found == mode, f"{change.__name__}, group {owner}, member of {groups}: {oct(found)}"
+    os.chown(path, 1, 2)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o2666, "root's chown"
+    for group, mode in [(1, 0o644), (7, 0o2644)]:
+        os.chown(path, NOBODY, group)
+        os.chmod(path, 0o2644)
+        assert as_nobody(os.chown, path, NOBODY, NOBODY, groups=(7,)) == 0
+        found = stat.S_IMODE(os.stat(path).st_mode)
+        assert found == mode, f"chown from group {group}: {oct(found)}"
 
 
 @check("a set-group-id directory gives its group, and the bit to sub-directories")
