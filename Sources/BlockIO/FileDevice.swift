@@ -78,9 +78,6 @@ package final class FileDevice: BlockDevice {
         if direct >= 0 { close(direct) }
     }
 
-    /// Whether large reads bypass the page cache.
-    package var isDirect: Bool { direct >= 0 }
-
     private var writing: CInt { usesCache ? buffered : direct }
 
     private func startWriting(_ count: Int, at offset: UInt64) {

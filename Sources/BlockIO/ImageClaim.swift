@@ -7,6 +7,7 @@ internal import Synchronization
 /// did not have it mounted. A block device can be kept from the kernel for as long as it is held.
 package final class ImageClaim: Sendable {
     package let path: String
+    package let identity: FileIdentity
     package let isBlockDevice: Bool
     private let lockFile: String?
     /// The locked descriptor; -1 once released.
@@ -26,21 +27,20 @@ package final class ImageClaim: Sendable {
         guard opened >= 0 else { throw Self.cannotOpen(path, errno, readOnly) }
         var status = stat()
         let isKnown = unsafe fstat(opened, &status) == 0
+        identity = FileIdentity(status)
         isBlockDevice = isKnown && status.st_mode & S_IFMT == S_IFBLK
         do throws(Ext4Error) {
             guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
                 throw .refused("\(path) is neither an image file nor a block device")
             }
-            guard flock(opened, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 else {
-                throw .refused("\(path) is in use: another mount holds it")
-            }
+            try Self.lock(opened, path, readOnly ? LOCK_SH : LOCK_EX, isBlockDevice: isBlockDevice)
             if isBlockDevice {
                 let probed = try Self.probe(path, path)
                 if keepsMountsOff { exclusive.store(probed, ordering: .relaxed) } else { Self.letGo(probed) }
             } else {
-                try Self.checkLoopDevices(path, status)
+                try checkLoopDevices(readOnly: readOnly)
             }
-            try Self.checkMountTable(path, status)
+            try checkMountTable()
             if let lockFile { try Self.make(lockFile) }
         } catch {
             Self.letGo(exclusive.load(ordering: .relaxed))
@@ -52,6 +52,20 @@ package final class ImageClaim: Sendable {
     private static func cannotOpen(_ path: String, _ number: CInt, _ readOnly: Bool) -> Ext4Error {
         let hint = !readOnly && (number == EACCES || number == EROFS || number == EPERM) ? " (try -o ro)" : ""
         return .refused("cannot open \(path): \(systemText(number))\(hint)")
+    }
+
+    /// udev locks a block device too, for a moment, while it looks at what mkfs has just made.
+    private static func lock(
+        _ descriptor: CInt, _ path: String, _ kind: CInt, isBlockDevice: Bool
+    ) throws(Ext4Error) {
+        let pollMicroseconds: UInt32 = 50_000
+        var attempts = isBlockDevice ? 40 : 1
+        while flock(descriptor, kind | LOCK_NB) != 0 {
+            guard errno == EWOULDBLOCK else { throw .refused("cannot lock \(path): \(systemText(errno))") }
+            attempts -= 1
+            guard attempts > 0 else { throw .refused("\(path) is in use: another mount holds it") }
+            usleep(pollMicroseconds)
+        }
     }
 
     private static func make(_ lockFile: String) throws(Ext4Error) {
@@ -78,9 +92,11 @@ package final class ImageClaim: Sendable {
         if descriptor >= 0 { close(descriptor) }
     }
 
-    /// The kernel mounts an image file through a loop device: whether one that shows this file is taken.
-    private static func checkLoopDevices(_ path: String, _ image: stat) throws(Ext4Error) {
+    /// The kernel mounts an image file through a loop device: whether one that shows this file is taken. A mount of
+    /// ours may have it to read, as we may: our lock says that none of ours writes.
+    private func checkLoopDevices(readOnly: Bool) throws(Ext4Error) {
         guard let folder = unsafe opendir("/sys/block") else { return }
+        let mounts = MountTable.records
         defer { unsafe closedir(folder) }
         while let entry = unsafe readdir(folder) {
             let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) { name in
@@ -89,25 +105,19 @@ package final class ImageClaim: Sendable {
             guard name.hasPrefix("loop"),
                 let backing = readText("/sys/block/\(name)/loop/backing_file")?.split(separator: "\n").first
             else { continue }
-            var status = stat()
-            guard unsafe stat(String(backing), &status) == 0, status.st_dev == image.st_dev,
-                status.st_ino == image.st_ino
-            else { continue }
-            letGo(try probe("/dev/\(name)", path))
+            guard FileIdentity(path: String(backing)) == identity else { continue }
+            let device = "/dev/\(name)"
+            if readOnly, mounts.contains(where: { $0.isOurs && $0.source == device }) { continue }
+            Self.letGo(try Self.probe(device, path))
         }
     }
 
     /// A FUSE server that locks nothing, as fuse2fs, shows only as the source of its mount. Ours lock.
-    private static func checkMountTable(_ path: String, _ image: stat) throws(Ext4Error) {
-        let records = MountTable.records(in: readText("/proc/self/mountinfo") ?? "")
-        for record in records where record.source.hasPrefix("/") && !record.isOurs {
-            var status = stat()
-            guard unsafe stat(record.source, &status) == 0 else { continue }
-            let isSame =
-                image.st_mode & S_IFMT == S_IFBLK
-                ? status.st_mode & S_IFMT == S_IFBLK && status.st_rdev == image.st_rdev
-                : status.st_dev == image.st_dev && status.st_ino == image.st_ino
-            guard !isSame else { throw .refused("\(path) is in use: mounted at \(record.directory)") }
+    private func checkMountTable() throws(Ext4Error) {
+        for record in MountTable.records where record.source.hasPrefix("/") && !record.isOurs {
+            guard FileIdentity(path: record.source) != identity else {
+                throw .refused("\(path) is in use: mounted at \(record.directory)")
+            }
         }
     }
 

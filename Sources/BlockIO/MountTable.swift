@@ -9,13 +9,16 @@ package struct MountRecord: Equatable, Sendable {
     package let source: String
     /// Who mounted it, by the mount's own option; root for a mount without one.
     package let user: UInt32
+    /// The group of that user, in the same way.
+    package let group: UInt32
 
-    package init(device: String, directory: String, type: String, source: String, user: UInt32) {
+    package init(device: String, directory: String, type: String, source: String, user: UInt32, group: UInt32) {
         self.device = device
         self.directory = directory
         self.type = type
         self.source = source
         self.user = user
+        self.group = group
     }
 
     /// Whether a jext4 serves it.
@@ -30,9 +33,11 @@ package enum MountTable {
 
     /// The file system that is on top at `directory`, an absolute path without symbolic links.
     package static func record(at directory: String) -> MountRecord? {
-        guard let text = readText("/proc/self/mountinfo") else { return nil }
-        return records(in: text).last { $0.directory == directory }
+        records.last { $0.directory == directory }
     }
+
+    /// What this process sees, in the order of mounting.
+    package static var records: [MountRecord] { records(in: readText("/proc/self/mountinfo") ?? "") }
 
     /// Fields 3 and 5, and 1 and 2 behind the lone hyphen (proc(5)).
     package static func records(in text: String) -> [MountRecord] {
@@ -41,14 +46,16 @@ package enum MountTable {
             guard fields.count > 6, let hyphen = fields[6...].firstIndex(of: "-"), hyphen + 2 < fields.count else {
                 return nil
             }
+            let options = fields.last ?? ""
             return MountRecord(
                 device: String(fields[2]), directory: unescape(fields[4]), type: unescape(fields[hyphen + 1]),
-                source: unescape(fields[hyphen + 2]), user: user(fields.last ?? ""))
+                source: unescape(fields[hyphen + 2]), user: number("user_id=", in: options),
+                group: number("group_id=", in: options))
         }
     }
 
-    private static func user(_ options: Substring) -> UInt32 {
-        let name = "user_id="
+    /// 0 where the options do not have it.
+    private static func number(_ name: String, in options: Substring) -> UInt32 {
         let word = options.split(separator: ",").first { $0.hasPrefix(name) }
         return word.flatMap { UInt32($0.dropFirst(name.count)) } ?? 0
     }

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -194,11 +195,17 @@ static bool shares_user_namespace(pid_t thread) {
            ours.st_ino == theirs.st_ino;
 }
 
-/* A number of proc_pid_status(5) by the start of its line; 0 when the thread is gone. */
-static unsigned long long thread_status(pid_t thread, const char *format) {
-    char path[64], line[256];
+/* proc_pid_status(5); null when the thread is gone. */
+static FILE *open_status(pid_t thread) {
+    char path[64];
     snprintf(path, sizeof path, "/proc/%d/status", (int)thread);
-    FILE *status = fopen(path, "re");
+    return fopen(path, "re");
+}
+
+/* A number of it by the start of its line; 0 when the thread is gone. */
+static unsigned long long thread_status(pid_t thread, const char *format) {
+    char line[256];
+    FILE *status = open_status(thread);
     if (!status) return 0;
     unsigned long long value = 0;
     while (fgets(line, sizeof line, status))
@@ -209,6 +216,27 @@ static unsigned long long thread_status(pid_t thread, const char *format) {
 
 uint64_t jext4_capabilities(pid_t thread) {
     return shares_user_namespace(thread) ? thread_status(thread, "CapEff: %llx") : 0;
+}
+
+bool jext4_has_group(pid_t thread, gid_t group) {
+    static const char name[] = "Groups:";
+    FILE *status = open_status(thread);
+    if (!status) return false;
+    char *line = NULL;
+    size_t size = 0;
+    bool found = false;
+    while (getline(&line, &size, status) > 0) {
+        if (strncmp(line, name, sizeof name - 1) != 0) continue;
+        char *rest = line + sizeof name - 1, *end;
+        for (unsigned long id = strtoul(rest, &end, 10); end != rest && !found; id = strtoul(rest, &end, 10)) {
+            found = id == group;
+            rest = end;
+        }
+        break;
+    }
+    free(line);
+    fclose(status);
+    return found;
 }
 
 pid_t jext4_thread_group(pid_t thread) {

@@ -19,7 +19,7 @@
 #define SYS_cachestat 451
 #endif
 
-const int jext4_o_direct = O_DIRECT;
+const int jext4_o_direct = O_DIRECT, jext4_o_noatime = O_NOATIME;
 const int jext4_seek_data = SEEK_DATA, jext4_seek_hole = SEEK_HOLE;
 
 // The structure of the system's own header: that of the C library may be older.

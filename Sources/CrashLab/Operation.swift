@@ -1,3 +1,5 @@
+internal import FileSystem
+
 /// One call of a workload, in terms of the model. Printed, it reads as the step of a story.
 package enum Operation: Sendable, CustomStringConvertible {
     case mount
@@ -79,13 +81,13 @@ package enum Operation: Sendable, CustomStringConvertible {
     /// What the operation makes; nil: nothing.
     var madeNode: ModelNode? {
         switch self {
-        case .create(_, _, let mode): return ModelNode(mode: 0o100000 | mode)
+        case .create(_, _, let mode): return ModelNode(mode: FileType.regular.rawValue | mode)
         case .makeNode(_, _, let mode, let major, let minor):
             var node = ModelNode(mode: mode)
             node.deviceMajor = major
             node.deviceMinor = minor
             return node
-        case .makeDirectory(_, _, let mode): return ModelNode(mode: 0o040000 | mode)
+        case .makeDirectory(_, _, let mode): return ModelNode(mode: FileType.directory.rawValue | mode)
         case .makeSymlink(_, _, let target):
             var node = ModelNode(mode: 0o120777)
             node.content = target
@@ -174,7 +176,7 @@ package struct ModelHistory: Sendable {
         case .punch(let id, let offset, let count):
             return tree.punch(offset..<offset + count, in: id, by: index).map { (id, $0) }
         case .shift(let id, let offset, let distance): tree.shift(id, at: offset, by: distance, by: index)
-        case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & 0o170000 | mode }
+        case .changeMode(let id, let mode): tree.change(id, by: index) { $0.mode = $0.mode & FileType.mask | mode }
         case .setAttribute(let id, let name, let value): tree.change(id, by: index) { $0.attributes[name] = value }
         case .removeAttribute(let id, let name): tree.change(id, by: index) { $0.attributes[name] = nil }
         case .hold(let id): tree.note(id) { $0.isHeld = true }

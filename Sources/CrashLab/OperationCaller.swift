@@ -75,13 +75,13 @@ struct OperationCaller {
         switch operation {
         case .create(let parent, let name, let mode):
             return try system.createFile(
-                try FileName(name), in: try number(parent), mode: 0o100000 | mode, caller: caller)
+                try FileName(name), in: try number(parent), mode: FileType.regular.rawValue | mode, caller: caller)
         case .makeNode(let parent, let name, let mode, let major, let minor):
             return try system.makeNode(
                 try FileName(name), in: try number(parent), mode: mode, major: major, minor: minor, caller: caller)
         case .makeDirectory(let parent, let name, let mode):
             return try system.makeDirectory(
-                try FileName(name), in: try number(parent), mode: 0o040000 | mode, caller: caller)
+                try FileName(name), in: try number(parent), mode: FileType.directory.rawValue | mode, caller: caller)
         case .makeSymlink(let parent, let name, let target):
             return try system.makeSymlink(try FileName(name), in: try number(parent), target: target, caller: caller)
         case .link(let id, let name, let parent):

@@ -26,20 +26,34 @@ package final class WriteLogWriter: DeviceRecorder {
     }
 
     private let descriptor: CInt
+    private let claim: ImageClaim
     private let sectorByteCount: Int
     private let state: Mutex<State>
 
-    /// Creates or empties the file at `path`. `sectorByteCount` is that of the recorded device.
+    /// Creates or empties the file at `path`, or takes the block device. `.refused` when it is in use as an image or as
+    /// another log, by anybody; it is then as it was. `sectorByteCount` is that of the recorded device.
     package init(path: String, sectorByteCount: Int) throws(Ext4Error) {
         precondition(WriteLogFormat.sectorByteCounts.contains(sectorByteCount))
-        descriptor = unsafe open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-        guard descriptor >= 0 else { throw .io(errno: errno, operation: "open of \(path)", offset: 0, count: 0) }
+        descriptor = unsafe open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+        guard descriptor >= 0 else { throw .refused("cannot open \(path): \(systemText(errno))") }
+        do throws(Ext4Error) {
+            claim = try ImageClaim(path, readOnly: false, lockFile: nil, keepsMountsOff: true)
+        } catch {
+            Glibc.close(descriptor)
+            throw error
+        }
         self.sectorByteCount = sectorByteCount
         state = Mutex(State(end: UInt64(sectorByteCount)))
+        guard claim.isBlockDevice || ftruncate(descriptor, 0) == 0 else {
+            throw .refused("cannot empty \(path): \(systemText(errno))")
+        }
         try state.withLock { state throws(Ext4Error) in try writeSuper(state.entryCount) }
     }
 
-    deinit { Glibc.close(descriptor) }
+    deinit {
+        claim.release()
+        Glibc.close(descriptor)
+    }
 
     package func submitted(_ request: DeviceRequest) -> UInt64 {
         state.withLock { state in

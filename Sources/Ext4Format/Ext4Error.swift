@@ -21,14 +21,15 @@
 extension Ext4Error: CustomStringConvertible {
     @usableFromInline package var description: String {
         switch self {
-        case .io(let errno, let operation, let offset, let count):
-            "\(operation) of \(count) bytes at byte \(offset) failed: errno \(errno)"
+        case .io(let number, let operation, _, 0): "\(operation) failed: \(systemText(number))"
+        case .io(let number, let operation, let offset, let count):
+            "\(operation) of \(count) bytes at byte \(offset) failed: \(systemText(number))"
         case .corrupt(let what, let place): "corrupt \(what) (\(place))"
         case .unsupported(let features, let hint): "unsupported feature \(features.joined(separator: ", ")): \(hint)"
         case .aborted: "the journal was aborted by an earlier error; the volume is read-only"
         case .lost(let cause): "lost, as the journal was aborted: \(cause)"
         case .shutDown: "the volume was shut down"
-        case .posix(let errno): "errno \(errno)"
+        case .posix(let number): systemText(number)
         case .refused(let text): text
         }
     }

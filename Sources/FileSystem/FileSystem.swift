@@ -60,12 +60,29 @@ package final class FileSystem: Sendable {
 
     /// nil when there is no such name. Takes a reference.
     package func lookup(_ name: FileName, in parent: InodeNumber) throws(Ext4Error) -> Attributes? {
+        if name.isDot { return try lookup(handle: parent) }
         let directory = try inode(parent)
         return try directory.lock.withReadLock { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard let entry = try Directory(volume: volume, inode: directory).lookup(name) else { return nil }
             let inode = try child(entry)
             inodes.retain(inode.number)
+            return inode.attributes(volume)
+        }
+    }
+
+    /// "." of any inode is itself: so a kernel asks for what it has forgotten and somebody still has a file handle of.
+    /// The number may be that of a deleted inode, or of one that never was: ESTALE.
+    private func lookup(handle number: InodeNumber) throws(Ext4Error) -> Attributes {
+        guard number == .root || number.rawValue >= volume.superBlock.firstInode,
+            number.rawValue != volume.superBlock.orphanFileInode, volume.layout.place(of: number) != nil,
+            try volume.inodes.isAllocated(number)
+        else { throw .posix(Errno.stale) }
+        let inode = try inode(number)
+        return try inode.lock.withReadLock { () throws(Ext4Error) in
+            let (links, mode) = inode.field { ($0.linkCount, $0.mode) }
+            guard links > 0, FileType(mode: mode) != nil else { throw .posix(Errno.stale) }
+            inodes.retain(number)
             return inode.attributes(volume)
         }
     }
@@ -99,9 +116,10 @@ package final class FileSystem: Sendable {
     }
 
     /// See `Directory.read`. With attributes, a reference is taken for each record that `each` accepts, but for the
-    /// dots.
+    /// dots. `movesAccessTime`: where the mount has it so.
     package func readDirectory(
-        _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, _ each: (DirectoryRecord) -> Bool
+        _ number: InodeNumber, after cookie: UInt64, withAttributes: Bool, movesAccessTime: Bool = true,
+        _ each: (DirectoryRecord) -> Bool
     ) throws(Ext4Error) {
         let directory = try inode(number)
         try directory.lock.withReadLock { () throws(Ext4Error) in
@@ -121,14 +139,15 @@ package final class FileSystem: Sendable {
                 return false
             }
         }
-        touchAccessTime(directory)
+        if movesAccessTime { touchAccessTime(directory) }
     }
 
     // MARK: Data
 
-    /// Fills `bytes` from byte `offset`; answers the count, short at the end of the file.
+    /// Fills `bytes` from byte `offset`; answers the count, short at the end of the file. `movesAccessTime`: where the
+    /// mount has it so.
     package func read(
-        _ number: InodeNumber, at offset: UInt64, into bytes: inout MutableRawSpan
+        _ number: InodeNumber, at offset: UInt64, into bytes: inout MutableRawSpan, movesAccessTime: Bool = true
     ) throws(Ext4Error) -> Int {
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
@@ -140,7 +159,7 @@ package final class FileSystem: Sendable {
         } else {
             count = try FileData(volume, inode).read(at: offset, into: &bytes)
         }
-        touchAccessTime(inode)
+        if movesAccessTime { touchAccessTime(inode) }
         return count
     }
 
@@ -190,7 +209,9 @@ package final class FileSystem: Sendable {
 
     /// relatime: the access time moves when it is not newer than the last change, or is a day old.
     private func touchAccessTime(_ inode: Inode) {
-        guard !isReadOnly, !inode.isDeleted else { return }
+        guard volume.options.movesAccessTimes, !isReadOnly, !inode.isDeleted,
+            volume.options.movesDirectoryAccessTimes || !inode.isDirectory
+        else { return }
         let now = volume.now()
         let isDue = inode.field { record in
             !record.flags.contains(.noAccessTime)

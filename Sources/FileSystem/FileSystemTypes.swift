@@ -49,7 +49,8 @@ package struct FileName: Hashable, Sendable {
         }
         self.bytes = bytes
     }
-    package var isDotOrDotDot: Bool { bytes == [0x2E] || bytes == [0x2E, 0x2E] }
+    package var isDot: Bool { bytes == [0x2E] }
+    package var isDotOrDotDot: Bool { isDot || bytes == [0x2E, 0x2E] }
 }
 
 /// What setattr changes; nil leaves a field alone.
@@ -130,6 +131,11 @@ package struct MountOptions: Sendable {
     /// The caller says by `setAttributes` when the data of a file have changed, as the kernel does where it collects
     /// what is written: what changes them here leaves the times alone.
     package var kernelKeepsTimes = false
+    /// Whether reading moves the access time; and of directories too.
+    package var movesAccessTimes = true
+    package var movesDirectoryAccessTimes = true
+    /// Whether access lists are inherited, and follow the mode. Without, they lie there and do nothing.
+    package var usesAccessLists = true
     /// References are given back by other threads than those that call, as a kernel does: who finds no room just after
     /// a removal waits for that.
     package var awaitsForgets = false

@@ -16,15 +16,8 @@ func serveGetattr(_ raw: fuse_req_t?, _ node: fuse_ino_t, _ file: UnsafeMutableP
     }
 }
 
-/// The set-user-id bit, and the set-group-id bit of a file that its group may execute: what a change of the owner or of
-/// the data takes away. Without group execution the bit once meant mandatory locking, and stays.
-func privileges(in mode: UInt16) -> UInt16 {
-    guard mode & 0o170000 == 0o100000 else { return 0 }
-    return mode & 0o4000 | (mode & 0o0010 != 0 ? mode & 0o2000 : 0)
-}
-
 private func changes(
-    _ status: stat, _ mask: CInt, of inode: InodeNumber, _ fileSystem: FileSystem
+    _ status: stat, _ mask: CInt, of inode: InodeNumber, _ request: borrowing Request
 ) throws(Ext4Error) -> AttributeChanges {
     func has(_ flag: CInt) -> Bool { mask & flag != 0 }
     var changes = AttributeChanges()
@@ -42,9 +35,7 @@ private func changes(
     // The kernel leaves it to us to take set-id bits away: on a new owner always, on a new size when it says so.
     let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID)
     if changes.mode == nil && (isNewOwner || has(FUSE_SET_ATTR_KILL_SUID)) {
-        let mode = try fileSystem.attributes(of: inode).mode
-        let lost = privileges(in: mode)
-        if lost != 0 { changes.mode = mode & 0o7777 & ~lost }
+        changes.mode = try request.unprivilegedMode(of: inode)
     }
     return changes
 }
@@ -59,7 +50,7 @@ func serveSetattr(
     let inode = NodeID.inode(node)
     do throws(Ext4Error) {
         let fileSystem = request.fileSystem
-        let changes = try changes(status, mask, of: inode, fileSystem)
+        let changes = try changes(status, mask, of: inode, request)
         let attributes = try fileSystem.setAttributes(of: inode, changes)
         if let size = changes.size {
             // The last block has been written anew, elsewhere.

@@ -34,11 +34,33 @@ package final class ControlServer: Sendable {
         _ = Thread(name: "jext4-control") { [self] in
             while true {
                 let peer = accept(listener, nil, nil)
-                if peer >= 0 {
-                    answer(peer)
-                } else if errno != EINTR && errno != ECONNABORTED {
-                    return
-                }
+                if peer >= 0 { answer(peer) } else if !Self.isPassing(errno) { return }
+                dropThoseGone()
+            }
+        }
+    }
+
+    /// Whether accept(2), which failed with `number`, is to be called again. Where there was no room for one more,
+    /// others get some time to make it.
+    private static func isPassing(_ number: CInt) -> Bool {
+        let pauseMicroseconds: UInt32 = 100_000
+        switch number {
+        case EINTR, ECONNABORTED: return true
+        case EMFILE, ENFILE, ENOBUFS, ENOMEM:
+            usleep(pauseMicroseconds)
+            return true
+        default: return false
+        }
+    }
+
+    /// Who asked to be told of the end and could not bring it about, as files were in use, waits no more.
+    private func dropThoseGone() {
+        waiting.withLock { peers in
+            peers.removeAll { peer in
+                var state = pollfd(fd: peer, events: 0, revents: 0)
+                guard unsafe poll(&state, 1, 0) > 0 else { return false }
+                close(peer)
+                return true
             }
         }
     }
@@ -72,7 +94,11 @@ package final class ControlServer: Sendable {
     package func finish(_ failure: Ext4Error?) {
         unsafe unlink(path)
         let text = failure.map { "\(ControlSocket.failure)\($0)\n" } ?? ControlSocket.success
-        for peer in waiting.withLock({ $0 }) {
+        let peers = waiting.withLock { peers in
+            defer { peers = [] }
+            return peers
+        }
+        for peer in peers {
             ControlSocket.send(text, to: peer)
             close(peer)
         }

@@ -59,7 +59,7 @@ package enum ControlSocket {
         return folders.first { folder in
             unsafe mkdir(folder, 0o700)
             var status = stat()
-            return unsafe lstat(folder, &status) == 0 && status.st_mode & 0o170077 == 0o040000
+            return unsafe lstat(folder, &status) == 0 && status.st_mode & (S_IFMT | 0o077) == S_IFDIR
                 && status.st_uid == user && access(folder, W_OK) == 0
         }
     }
@@ -98,10 +98,11 @@ package enum ControlSocket {
 
     static func make() -> CInt { socket(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0) }
 
-    /// A peer that stops reading or writing may hold us up so long, in seconds.
-    static func limitWaiting(_ descriptor: CInt, seconds: Int) {
+    /// A peer that stops reading or writing may hold us up so long, in seconds; with SO_SNDTIMEO alone, one that takes
+    /// no connection or stops reading.
+    static func limitWaiting(_ descriptor: CInt, seconds: Int, whatFor options: [CInt] = [SO_RCVTIMEO, SO_SNDTIMEO]) {
         var limit = timeval(tv_sec: seconds, tv_usec: 0)
-        for option in [SO_RCVTIMEO, SO_SNDTIMEO] {
+        for option in options {
             unsafe setsockopt(descriptor, SOL_SOCKET, option, &limit, socklen_t(MemoryLayout<timeval>.size))
         }
     }

@@ -48,16 +48,20 @@ final class Crew: Sendable {
         case alone
     }
 
-    /// Starts a thread at the post if it may have one more.
+    /// Starts a thread at the post if it may have one more, and the system has one. Without the first there is no
+    /// server.
     func start(_ post: Post, _ work: @escaping @Sendable () -> End) {
         state.withLock { state in
             guard !state.isStopping, post.threadCount < post.limit else { return }
             if !state.posts.contains(where: { $0 === post }) { state.posts.append(post) }
-            post.count.add(1, ordering: .relaxed)
-            state.started.append(
-                Thread(name: "jext4-fuse") { [self] in
-                    end(work(), at: post)
-                })
+            let isFirst = post.count.add(1, ordering: .relaxed).oldValue == 0
+            let body: @Sendable () -> Void = { [self] in end(work(), at: post) }
+            let name = "jext4-fuse"
+            if let thread = isFirst ? Thread(name: name, body) : Thread(ifPossible: name, body) {
+                state.started.append(thread)
+            } else {
+                post.count.subtract(1, ordering: .relaxed)
+            }
         }
     }
 

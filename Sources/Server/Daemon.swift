@@ -1,5 +1,5 @@
-internal import BlockIO
 internal import CFuseShims
+internal import Ext4Format
 internal import Glibc
 
 /// A process in the background that tells the one that started it how the start went.

@@ -1,5 +1,6 @@
 internal import CFuse3
 internal import CFuseShims
+internal import CLinux
 internal import Ext4Format
 internal import FileSystem
 internal import Glibc
@@ -71,6 +72,14 @@ internal import Glibc
     /// The node that the request of the calling thread is about; nil on a thread that serves none.
     static var currentNode: fuse_ino_t? {
         unsafe jext4_worker()?.pointee.request.loadUnaligned(fromByteOffset: Layout.node, as: UInt64.self)
+    }
+
+    /// Whether the read or readdir of the calling thread may move the access time: not through a file that was opened
+    /// with O_NOATIME. libfuse passes the flags of `fuse_read_in` on for files only.
+    static var movesAccessTime: Bool {
+        let flags = Layout.byteCount + 32
+        guard let request = unsafe jext4_worker()?.pointee.request else { return true }
+        return unsafe request.loadUnaligned(fromByteOffset: flags, as: CInt.self) & jext4_o_noatime == 0
     }
 
     func serve(_ session: Session, descriptor: CInt) {

@@ -27,7 +27,8 @@ private func serveRecords(
         request.session.iomap)
     do throws(Ext4Error) {
         try request.fileSystem.readDirectory(
-            NodeID.inode(node), after: UInt64(bitPattern: Int64(offset)), withAttributes: withEntries
+            NodeID.inode(node), after: UInt64(bitPattern: Int64(offset)), withAttributes: withEntries,
+            movesAccessTime: DirectRequest.movesAccessTime
         ) { page.add($0, withEntry: withEntries) }
     } catch {
         // What came before the damage is served first; the next call meets the error again, alone.

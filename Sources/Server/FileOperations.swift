@@ -27,7 +27,8 @@ func serveRead(
     else { return request.fail(EINVAL) }
     do throws(Ext4Error) {
         var span = unsafe MutableRawSpan(_unsafeStart: worker.pointee.scratch, byteCount: count)
-        let done = try request.fileSystem.read(NodeID.inode(node), at: UInt64(offset), into: &span)
+        let done = try request.fileSystem.read(
+            NodeID.inode(node), at: UInt64(offset), into: &span, movesAccessTime: DirectRequest.movesAccessTime)
         request.answer(scratch: done)
     } catch {
         request.fail(error)
@@ -55,7 +56,7 @@ func serveWrite(
     let inode = NodeID.inode(node)
     do throws(Ext4Error) {
         let flags = unsafe payload.loadUnaligned(fromByteOffset: -WriteHeader.flagsBefore, as: UInt32.self)
-        if flags & WriteHeader.killPrivileges != 0 { try request.session.killPrivileges(of: inode) }
+        if flags & WriteHeader.killPrivileges != 0 { try request.killPrivileges(of: inode) }
         let data = unsafe RawSpan(_unsafeStart: payload, byteCount: count)
         if flags & WriteHeader.isWrittenBack != 0 {
             try request.fileSystem.writeBack(inode, at: UInt64(offset), data)
@@ -129,11 +130,13 @@ func serveFallocate(
 ) {
     let request = unsafe Request(raw)
     guard offset >= 0, length > 0 else { return request.fail(EINVAL) }
+    let inode = NodeID.inode(node)
     do throws(Ext4Error) {
+        try request.killPrivileges(of: inode)
         try request.fileSystem.allocate(
-            NodeID.inode(node), at: UInt64(offset), count: UInt64(length),
+            inode, at: UInt64(offset), count: UInt64(length),
             mode: AllocationMode(rawValue: UInt32(bitPattern: mode)), by: request.caller)
-        request.fail(0)
+        request.succeed()
     } catch {
         request.fail(error)
     }
@@ -148,9 +151,11 @@ func serveCopyFileRange(
 ) {
     let request = unsafe Request(raw)
     guard sourceOffset >= 0, targetOffset >= 0, count >= 0, flags == 0 else { return request.fail(EINVAL) }
+    let inode = NodeID.inode(target)
     do throws(Ext4Error) {
+        try request.killPrivileges(of: inode)
         let done = try request.fileSystem.copy(
-            from: NodeID.inode(source), at: UInt64(sourceOffset), to: NodeID.inode(target), at: UInt64(targetOffset),
+            from: NodeID.inode(source), at: UInt64(sourceOffset), to: inode, at: UInt64(targetOffset),
             count: UInt64(count), by: request.caller)
         request.answer(written: done)
     } catch {

@@ -10,7 +10,6 @@ internal import Glibc
 struct KernelMount {
     /// The open /dev/fuse.
     let descriptor: CInt
-    var isBlock: Bool { device != nil }
     /// The block device of a fuseblk mount.
     let device: String?
     /// Why it is not fuseblk.
@@ -85,8 +84,8 @@ struct KernelMount {
         if !words.allowsSetID { flags |= jext4_ms_nosuid }
         if !words.allowsDevices { flags |= jext4_ms_nodev }
         if !words.allowsExecution { flags |= jext4_ms_noexec }
-        if !words.keepsAccessTimes { flags |= jext4_ms_noatime }
-        if !words.keepsDirectoryAccessTimes { flags |= jext4_ms_nodiratime }
+        if !words.movesAccessTimes { flags |= jext4_ms_noatime }
+        if !words.movesDirectoryAccessTimes { flags |= jext4_ms_nodiratime }
         // Permissions are checked by the kernel, as on any disk, so everybody may come in.
         let data =
             "fd=\(descriptor),rootmode=40000,user_id=\(geteuid()),group_id=\(getegid())"
@@ -106,7 +105,7 @@ struct KernelMount {
         if words.allowsOther { list.append("allow_other") }
         if words.isReadOnly { list.append("ro") }
         if !words.allowsExecution { list.append("noexec") }
-        if !words.keepsAccessTimes { list.append("noatime") }
+        if !words.movesAccessTimes { list.append("noatime") }
         return list.flatMap { ["-o", $0] }
     }
 }

@@ -47,6 +47,10 @@ package enum Launcher {
         var plan = plan
         plan.image = try absolute(plan.image)
         if let path = plan.words.journalPath { plan.words.journalPath = try absolute(path) }
+        // The server in the background works in another directory, and the file is yet to be made.
+        if let path = plan.words.lockFile, !path.hasPrefix("/") {
+            plan.words.lockFile = "\(try absolute("."))/\(path)"
+        }
         plan.directory = try absoluteDirectory(plan.directory)
         if plan.isForeground { return try serve(plan, nil) }
         switch Daemon.start() {
@@ -71,7 +75,7 @@ package enum Launcher {
         guard let path = resolvedPath(directory) else { throw .refused("\(directory): \(systemText(errno))") }
         var status = stat()
         guard unsafe stat(path, &status) == 0 else { throw .refused("\(directory): \(systemText(errno))") }
-        guard status.st_mode & 0o170000 == 0o040000 else { throw .refused("\(directory) is not a directory") }
+        guard status.st_mode & S_IFMT == S_IFDIR else { throw .refused("\(directory) is not a directory") }
         return path
     }
 
@@ -118,6 +122,9 @@ package enum Launcher {
             guard let file = words.recordFile else {
                 let fileSystem = try FileSystem.mount(on: image, options: options)
                 return MountedVolume(fileSystem, claim, journal: journal, nil)
+            }
+            guard FileIdentity(path: file) != claim.identity else {
+                throw .refused("option 'record': \(file) is the image")
             }
             let recording = try plan.recorder(image, file)
             let fileSystem = try FileSystem.mount(on: recording.device, options: options)

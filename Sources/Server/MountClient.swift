@@ -36,7 +36,7 @@ package struct MountClient {
     /// Everything that was written before is on the device when it returns.
     package func sync() throws(Ext4Error) {
         // The kernel brings its own dirty pages to the server first, and on a block mount has the server sync as well.
-        let opened = unsafe open(record.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let opened = openDirectory()
         guard opened >= 0 else { throw .refused("\(record.directory): \(systemText(errno))") }
         defer { close(opened) }
         guard jext4_syncfs(opened) == 0 else {
@@ -45,17 +45,33 @@ package struct MountClient {
         if !record.isBlock { _ = try ask(.sync, connect()) }
     }
 
-    /// Unmounts, and returns when everything is on the device and the server has let go of the image.
+    /// Where only the user who mounted is let in, root becomes that user, for good. -1 and errno.
+    private func openDirectory() -> CInt {
+        func attempt() -> CInt { unsafe open(record.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
+        let opened = attempt()
+        guard opened < 0, errno == EACCES, geteuid() == 0, setgid(record.group) == 0, setuid(record.user) == 0 else {
+            return opened
+        }
+        return attempt()
+    }
+
+    /// Unmounts, and returns when everything is on the device and the server has let go of the image. `.refused` also
+    /// when it is unmounted and nobody could say how that went.
     package func unmount() throws(Ext4Error) {
-        // A server that cannot be reached can still be unmounted; there is then no word of how it went.
-        let server = try? enlist()
+        let server = Result(catching: enlist)
         do throws(Ext4Error) {
             try geteuid() == 0 ? unmountAsRoot() : unmountAsUser()
         } catch {
-            if let server { close(server) }
+            if case .success(let server) = server { close(server) }
             throw error
         }
-        if let server { try outcome(server) }
+        switch server {
+        case .success(let server): try outcome(server)
+        case .failure(let cause):
+            // umount(2) of a disk has waited until the server was done.
+            if record.isBlock { return }
+            throw .refused("unmounted, but without a word of whether everything is on the device: \(cause)")
+        }
     }
 
     private func unmountAsRoot() throws(Ext4Error) {
@@ -96,6 +112,8 @@ package struct MountClient {
         var cause = ENOENT
         for folder in ControlSocket.folders(of: record.user) {
             let server = ControlSocket.make()
+            // For an answer we wait: a sync takes as long as the device does.
+            ControlSocket.limitWaiting(server, seconds: 5, whatFor: [SO_SNDTIMEO])
             let path = ControlSocket.path(in: folder, device: record.device)
             if unsafe ControlSocket.withAddress(path, { unsafe Glibc.connect(server, $0, $1) }) == 0 {
                 var user = uid_t.max

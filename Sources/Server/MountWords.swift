@@ -23,8 +23,8 @@ package struct MountWords: Equatable, Sendable {
     package var allowsSetID = true
     package var allowsDevices = true
     package var allowsExecution = true
-    package var keepsAccessTimes = true
-    package var keepsDirectoryAccessTimes = true
+    package var movesAccessTimes = true
+    package var movesDirectoryAccessTimes = true
     package var usesWritebackCache = false
     package var rings = Rings.asOffered
     /// The kernel is to move file data itself, or else there is no mount.
@@ -101,10 +101,10 @@ package struct MountWords: Equatable, Sendable {
         case "nodev": allowsDevices = false
         case "exec": allowsExecution = true
         case "noexec": allowsExecution = false
-        case "atime": keepsAccessTimes = true
-        case "noatime": keepsAccessTimes = false
-        case "diratime": keepsDirectoryAccessTimes = true
-        case "nodiratime": keepsDirectoryAccessTimes = false
+        case "atime": movesAccessTimes = true
+        case "noatime": movesAccessTimes = false
+        case "diratime": movesDirectoryAccessTimes = true
+        case "nodiratime": movesDirectoryAccessTimes = false
         case "writeback": usesWritebackCache = true
         case "io_uring": rings = .demanded
         case "noio_uring": rings = .never
@@ -167,6 +167,9 @@ package struct MountWords: Equatable, Sendable {
         options.discard = discards
         options.awaitsForgets = true
         options.outOfPlace = writesOutOfPlace
+        options.usesAccessLists = usesAccessLists
+        options.movesAccessTimes = movesAccessTimes
+        options.movesDirectoryAccessTimes = movesDirectoryAccessTimes
         options.kernelKeepsTimes = usesWritebackCache
         options.errors =
             switch errors {

@@ -45,7 +45,7 @@ func serveMknod(
     do throws(Ext4Error) {
         let made: Attributes
         let parent = NodeID.inode(parent)
-        if mode & 0o170000 == 0o100000 {
+        if mode & S_IFMT == S_IFREG {
             made = try request.fileSystem.createFile(
                 unsafe FileName(name), in: parent, mode: UInt16(mode & 0o7777), caller: request.caller)
         } else {

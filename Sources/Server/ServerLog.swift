@@ -3,7 +3,7 @@ internal import Glibc
 package import Logging
 internal import Synchronization
 
-/// Lines to standard error or, from a server in the background, to the system log.
+/// Lines to standard error and, from a server in the background, to the system log.
 package struct ServerLogHandler: LogHandler {
     package var metadata: Logger.Metadata = [:]
     package var logLevel: Logger.Level = .info
@@ -17,10 +17,10 @@ package struct ServerLogHandler: LogHandler {
     }
 
     package func log(event: LogEvent) {
-        guard usesSystemLog else {
-            let line = "jext4: \(event.message)\n"
-            return unsafe line.withCString { _ = unsafe write(STDERR_FILENO, $0, strlen($0)) }
-        }
+        // In the background it is the terminal's until the mount answers, and nobody's from then on.
+        let line = "jext4: \(event.message)\n"
+        unsafe line.withCString { _ = unsafe write(STDERR_FILENO, $0, strlen($0)) }
+        guard usesSystemLog else { return }
         let priority =
             switch event.level {
             case .trace, .debug: LOG_DEBUG

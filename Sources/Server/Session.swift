@@ -141,15 +141,9 @@ internal import Threads
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, 0, 0)
     }
 
-    /// A write by someone who may not keep them takes set-id bits away.
-    func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
-        let mode = try fileSystem.attributes(of: inode).mode
-        let lost = privileges(in: mode)
-        guard lost != 0, let node = NodeID.node(inode) else { return }
-        var changes = AttributeChanges()
-        changes.mode = mode & 0o7777 & ~lost
-        _ = try fileSystem.setAttributes(of: inode, changes)
-        // The kernel would go on to run the file with the mode that it remembers. -1: the attributes alone.
+    /// Makes the kernel ask again for the attributes of a file, and keep the data.
+    func forgetAttributes(of inode: InodeNumber) {
+        guard let node = NodeID.node(inode) else { return }
         unsafe fuse_lowlevel_notify_inval_inode(raw, node, -1, 0)
     }
 

@@ -66,7 +66,7 @@ enum RequestSource {
         _ descriptor: CInt, _ queue: Int, payload: UnsafeMutableRawPointer
     ) throws(Ext4Error) -> OpaquePointer {
         guard let ring = unsafe jext4_ring_open(descriptor, UInt32(queue), payload, Layout.request) else {
-            throw .refused("no io_uring: errno \(errno)")
+            throw .refused("no io_uring: \(systemText(errno))")
         }
         return unsafe ring
     }

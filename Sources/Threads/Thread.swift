@@ -37,11 +37,24 @@ internal import Glibc
         self.init(name, nil) { Scheduling.run(number, of: scheduler, run) }
     }
 
+    /// One that its maker can do without: nil when the system has no room for it. Not for a scheduler.
+    package init?(ifPossible name: String, _ run: @escaping @Sendable () -> Void) {
+        end = nil
+        guard start(Body(name, run)) == 0 else { return nil }
+    }
+
     private init(_ name: String, _ end: Monitor<Bool>?, _ run: @escaping @Sendable () -> Void) {
         self.end = end
-        let body = unsafe Unmanaged.passRetained(Body(name, run))
-        let result = unsafe pthread_create(&handle, nil, Self.entry, body.toOpaque())
+        let result = start(Body(name, run))
         precondition(result == 0, "pthread_create: errno \(result)")
+    }
+
+    /// 0 or an errno.
+    private func start(_ body: Body) -> CInt {
+        let body = unsafe Unmanaged.passRetained(body)
+        let result = unsafe pthread_create(&handle, nil, Self.entry, body.toOpaque())
+        if result != 0 { unsafe body.release() }
+        return result
     }
 
     /// Makes the system call that the thread waits in return EINTR, if `signal` has a handler without SA_RESTART.

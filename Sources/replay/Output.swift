@@ -1,4 +1,4 @@
-internal import BlockIO
+internal import Ext4Format
 internal import Glibc
 
 enum Output {

@@ -174,7 +174,7 @@ import Testing
         // The volume has one group: without it there is no room.
         let number = try? create("file", in: system)
         if let number { _ = try? system.write(number, at: 0, [UInt8](repeating: 5, count: 4096).span.bytes) }
-        #expect(system.errors.count == 1 && system.isReadOnly == isStopped, "\(system.errors), file \(String(describing: number)) block \(block)")
+        #expect(system.errors.count == 1 && system.isReadOnly == isStopped)
         #expect(lines.all.contains { $0.contains("bitmap") }, "\(lines.all)")
         try system.unmount()
         let volume = try superBlock(device)

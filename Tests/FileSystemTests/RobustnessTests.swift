@@ -105,7 +105,8 @@ import Testing
     @Test func onePunchAndOneSetattrAreOneHandle() throws {
         let volume = try DirectoryVolume(["-b", "1024"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+                .inode
             for index in 0..<40 { try write(fileSystem, file, at: index * 4096, 2048) }
             func handles(_ work: () throws -> Void) throws -> Int {
                 try fileSystem.syncAll()
@@ -257,7 +258,8 @@ import Testing
         let twoTebibytes: UInt64 = 0x200_0000_0000
         let volume = try DirectoryVolume(["-O", "^large_file,^huge_file"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+                .inode
             var change = AttributeChanges()
             change.size = 0xC000_0000
             _ = try fileSystem.setAttributes(of: file, change)
@@ -272,7 +274,8 @@ import Testing
     @Test func truncatingToTheSameSizeFreesWhatLiesBehind() throws {
         let volume = try DirectoryVolume(["-b", "4096"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
+                .inode
             try write(fileSystem, file, at: 0, 5000)
             try fileSystem.allocate(file, at: 0, count: 1 << 20, mode: .keepSize)
             #expect(try fileSystem.attributes(of: file).sectorCount == 2048)

@@ -11,6 +11,7 @@ what to test from the environment (run.py sets it; run by hand, the defaults bel
   CI             a need that is not met is a failure, not a skip
 """
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -165,6 +166,15 @@ def make_image(path, size, *options, kind="ext4"):
         os.unlink(path)
     run("mke2fs", "-q", "-F", "-t", kind, *options, path, size)
     return path
+
+
+def needs_recovery(image):
+    return "needs_recovery" in run("dumpe2fs", "-h", image)
+
+
+def sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expect_clean(image):

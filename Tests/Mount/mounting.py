@@ -2,17 +2,19 @@
 """The command: mount, umount, sync, status, read-only, and what the image holds meanwhile: mounting.py SCRATCH"""
 import contextlib
 import errno
-import hashlib
+import fcntl
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
+import threading
 import time
 
 import treedigest
 from harness import JEXT4, NOBODY, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, main, \
-    make_image, missing_root, missing_server, missing_tool, mounted, run, take_down, wait_until
+    make_image, missing_root, missing_server, missing_tool, mounted, needs_recovery, run, sha256, take_down, wait_until
 
 
 def needs():
@@ -26,15 +28,6 @@ def paths(scratch):
 def write(path, text="text\n"):
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
-
-
-def sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def needs_recovery(image):
-    return "needs_recovery" in run("dumpe2fs", "-h", image)
 
 
 @check("jext4 mount returns when the volume is there, jext4 umount when everything is on the image", need=needs)
@@ -189,6 +182,118 @@ def synced(scratch):
                     assert file.read() == "s" * 10_000, f"{command}: {number}"
 
 
+@check("what a background mount has to say comes to standard error until it answers", need=needs)
+def warnings(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    os.makedirs(directory, exist_ok=True)
+    run("debugfs", "-w", "-R", "ssv state 3", image)
+    said = run(JEXT4, "mount", image, directory, timeout=30)
+    run(JEXT4, "umount", directory, timeout=30)
+    assert "e2fsck is recommended" in said, said
+    said = run(JEXT4, "mount", image + ".absent", directory, status=32)
+    assert os.strerror(errno.ENOENT) in said, said
+
+
+@check("lockfile= is there for as long as the mount, also by a relative name", need=needs)
+def lock_file(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    os.makedirs(directory, exist_ok=True)
+    for name in ("lock", os.path.join(scratch, "lock")):
+        run(JEXT4, "mount", "-o", f"lockfile={name}", image, directory, timeout=30, cwd=scratch)
+        assert os.path.exists(f"{scratch}/lock")
+        run(JEXT4, "umount", directory, timeout=30)
+        assert not os.path.exists(f"{scratch}/lock"), f"{name} was left behind"
+
+
+@check("a server without a free descriptor answers when it has one again", need=needs)
+def out_of_descriptors(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    with mounted(image, directory) as mount:
+        server = mount.process.pid
+        usual = resource.prlimit(server, resource.RLIMIT_NOFILE)
+        resource.prlimit(server, resource.RLIMIT_NOFILE, (0, usual[1]))
+        # It has one for this client, since it began to wait for one.
+        run(JEXT4, "status", directory)
+        with subprocess.Popen([JEXT4, "status", directory], stdout=subprocess.DEVNULL) as client:
+            time.sleep(0.5)
+            answered = client.poll()
+            resource.prlimit(server, resource.RLIMIT_NOFILE, usual)
+            try:
+                assert answered is None and client.wait(10) == 0
+            finally:
+                client.kill()
+
+
+@check("reading moves access times as noatime, nodiratime and O_NOATIME say", need=missing_root)
+def access_times(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    names = [f"{directory}/{kind}{way}" for kind in ("file", "dir") for way in ("", "-quiet")]
+
+    def look(name):
+        opened = os.open(name, os.O_RDONLY | (os.O_NOATIME if name.endswith("quiet") else 0))
+        if "/dir" in name:
+            os.listdir(opened)
+        else:
+            os.read(opened, 10)
+        os.close(opened)
+    for words, moving in [("relatime", {"file", "dir"}), ("nodiratime", {"file"}), ("noatime", set())]:
+        with mounted(image, directory):
+            for name in names:
+                if "/dir" in name:
+                    os.makedirs(name, exist_ok=True)
+                else:
+                    write(name)
+                os.utime(name, (1000, 2000))
+        with mounted(image, directory, words):
+            for name in names:
+                look(name)
+            moved = {os.path.basename(name) for name in names if os.stat(name).st_atime != 1000}
+        assert moved == moving, f"{words}: {moved}"
+
+
+@check("with noacl access lists are neither inherited nor changed, and the umask counts",
+       need=lambda: needs() or missing_tool("setfacl")())
+def no_access_lists(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    with mounted(image, directory):
+        write(f"{directory}/file")
+        os.mkdir(f"{directory}/dir")
+        run("setfacl", "-m", f"u:{NOBODY}:rwx", f"{directory}/file")
+        run("setfacl", "-d", "-m", f"u:{NOBODY}:rwx,g::rwx,o::rwx", f"{directory}/dir")
+        before = os.getxattr(f"{directory}/file", "system.posix_acl_access")
+    with mounted(image, directory, "noacl"):
+        os.chmod(f"{directory}/file", 0o600)
+        old = os.umask(0o077)
+        try:
+            os.mkdir(f"{directory}/dir/dir")
+            write(f"{directory}/dir/file")
+        finally:
+            os.umask(old)
+    with kernel_mount(image, directory):
+        assert os.getxattr(f"{directory}/file", "system.posix_acl_access") == before
+        for name, mode in [("file", 0o600), ("dir", 0o700)]:
+            path = f"{directory}/dir/{name}"
+            assert stat.S_IMODE(os.stat(path).st_mode) == mode, f"{name}: {oct(os.stat(path).st_mode)}"
+            assert os.listxattr(path) == [], name
+
+
+@check("an image file is mounted read-only more than once, and not for writing then", need=needs)
+def read_only_twice(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    with mounted(image, directory):
+        write(f"{directory}/file")
+    with mounted(image, directory, "ro"), mounted(image, directory + "2", "ro"):
+        assert os.listdir(directory) == os.listdir(directory + "2")
+        os.makedirs(directory + "3", exist_ok=True)
+        run(JEXT4, "mount", image, directory + "3", status=32)
+
+
 @check("the commit interval bounds what is lost without any sync", need=needs)
 def interval(scratch):
     image, directory = paths(scratch)
@@ -280,6 +385,21 @@ def block_device(scratch):
         expect_clean(loop)
 
 
+@check("a disk that udev looks at for a moment is mounted after that", need=needs)
+def device_locked(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    with loop_device(image) as loop, open(loop, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        timer = threading.Timer(0.5, fcntl.flock, (other, fcntl.LOCK_UN))
+        timer.start()
+        try:
+            with mounted(loop, directory):
+                write(f"{directory}/file")
+        finally:
+            timer.join()
+
+
 @check("blocks of 1 KiB in a file on a disk with sectors of 4 KiB", need=needs)
 def large_sectors(scratch):
     # Direct I/O to such a file takes 4 KiB at a time, and the volume's blocks begin anywhere.
@@ -311,43 +431,6 @@ def large_sectors(scratch):
             expect_clean(image)
         finally:
             run("umount", host)
-
-
-@check("a user without root mounts, syncs and unmounts through fusermount3",
-       need=lambda: needs() or missing_tool("fusermount3", "unshare", "setpriv")())
-def without_root(scratch):
-    image = make_image(os.path.join(scratch, "image"), "64M", "-E", f"root_owner={NOBODY}:{NOBODY}")
-    directory, program = os.path.join(scratch, "mine"), os.path.join(scratch, "jext4")
-    os.makedirs(directory, exist_ok=True)
-    shutil.copy(JEXT4, program)
-    os.chmod(program, 0o755)
-    for path in (image, directory):
-        os.chown(path, NOBODY, NOBODY)
-    # In a mount namespace of its own everybody may open /dev/fuse, as on most machines.
-    device = os.path.join(scratch, "fuse")
-    if not os.path.exists(device):
-        os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
-    os.chmod(device, 0o666)
-    script = f"""set -e
-        mount --bind '{device}' /dev/fuse
-        cat > '{scratch}/steps' <<'STEPS'
-            set -e
-            '{program}' mount '{image}' '{directory}'
-            mkdir '{directory}/dir'; echo text > '{directory}/dir/file'
-            '{program}' sync '{directory}'
-            cp '{image}' '{directory}.cut'
-            '{program}' umount '{directory}'
-            cp '{image}' '{directory}.now'
-STEPS
-        chmod 777 '{scratch}'
-        exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups sh '{scratch}/steps'"""
-    run("unshare", "-m", "sh", "-c", script, timeout=60)
-    assert not needs_recovery(directory + ".now"), "jext4 umount returned too early"
-    run("e2fsck", "-fy", "-E", "journal_only", directory + ".cut", status=None)
-    for copy in (directory + ".now", directory + ".cut"):
-        expect_clean(copy)
-        with kernel_mount(copy, directory):
-            assert os.listdir(f"{directory}/dir") == ["file"], copy
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ SECOND = 10**9
 acl_tools = missing_tool("setfacl", "getfacl")
 
 
-def as_nobody(function, *arguments):
-    """Calls the function in a child that is uid and gid nobody; answers the errno it met, 0 for success."""
+def as_nobody(function, *arguments, groups=()):
+    """Calls the function in a child that is uid and gid nobody, and in the groups; answers the errno it met, 0 for
+    success."""
     child = os.fork()
     if child == 0:
         status = 255
         try:
-            os.setgroups([])
+            os.setgroups(groups)
             os.setresgid(NOBODY, NOBODY, NOBODY)
             os.setresuid(NOBODY, NOBODY, NOBODY)
             function(*arguments)
@@ -41,6 +42,14 @@ def read(path):
 
 def write(path):
     os.write(os.open(path, os.O_WRONLY), b"x")
+
+
+def allocate(path):
+    os.posix_fallocate(os.open(path, os.O_WRONLY), 0, 100_000)
+
+
+def copy(path):
+    os.copy_file_range(os.open(path, os.O_RDONLY), os.open(path, os.O_WRONLY), 1, 0, 10)
 
 
 def create(path):
@@ -132,15 +141,42 @@ def modes(mountpoint):
     assert os.lstat(f"{mountpoint}/modes/link").st_uid == 5 and os.stat(path).st_uid == 2**32 - 2
 
 
-@check("set-id bits go when another user writes or when the owner changes")
+@check("set-id bits go when another user writes, allocates or copies, or when the owner changes")
 def set_id(mountpoint):
     path = touched(f"{fresh(mountpoint, 'setid')}/file", 0o777)
-    os.chmod(path, 0o6777)
-    assert as_nobody(write, path) == 0
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, oct(os.stat(path).st_mode)
+    with open(path, "wb") as file:
+        file.write(bytes(100))
+    for change in (write, allocate, copy):
+        os.chmod(path, 0o6777)
+        change(path)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o6777, f"root's {change.__name__}"
+        assert as_nobody(change, path) == 0
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, f"{change.__name__}: {oct(os.stat(path).st_mode)}"
     os.chmod(path, 0o6777)
     os.chown(path, 1, 1)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o777, oct(os.stat(path).st_mode)
+
+
+@check("without group execution set-group-id stays for the group's members alone")
+def set_group_id(mountpoint):
+    path = touched(f"{fresh(mountpoint, 'setgid')}/file", 0o666)
+    with open(path, "wb") as file:
+        file.write(bytes(100))
+    for change in (write, allocate, copy, lambda name: os.truncate(name, 50)):
+        for owner, groups, mode in [(1, (), 0o666), (1, (7, 1), 0o2666), (NOBODY, (), 0o2666)]:
+            os.chown(path, 0, owner)
+            os.chmod(path, 0o2666)
+            assert as_nobody(change, path, groups=groups) == 0
+            found = stat.S_IMODE(os.stat(path).st_mode)
+            assert found == mode, f"{change.__name__}, group {owner}, member of {groups}: {oct(found)}"
+    os.chown(path, 1, 2)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o2666, "root's chown"
+    for group, mode in [(1, 0o644), (7, 0o2644)]:
+        os.chown(path, NOBODY, group)
+        os.chmod(path, 0o2644)
+        assert as_nobody(os.chown, path, NOBODY, NOBODY, groups=(7,)) == 0
+        found = stat.S_IMODE(os.stat(path).st_mode)
+        assert found == mode, f"chown from group {group}: {oct(found)}"
 
 
 @check("a set-group-id directory gives its group, and the bit to sub-directories")

@@ -29,6 +29,34 @@ def read(path):
         return file.read()
 
 
+class Handle(ctypes.Structure):
+    """struct file_handle of open_by_handle_at(2)."""
+    _fields_ = [("size", ctypes.c_uint), ("type", ctypes.c_int), ("bytes", ctypes.c_char * 128)]
+
+
+def handle_of(path):
+    handle, mount = Handle(size=128), ctypes.c_int()
+    if libc.name_to_handle_at(-100, os.fsencode(path), ctypes.byref(handle), ctypes.byref(mount), 0) != 0:
+        raise OSError(ctypes.get_errno(), "name_to_handle_at", path)
+    return handle
+
+
+def open_handle(handle, mountpoint, flags=os.O_RDONLY):
+    top = os.open(mountpoint, os.O_RDONLY)
+    opened = libc.open_by_handle_at(top, ctypes.byref(handle), flags)
+    number = ctypes.get_errno()
+    os.close(top)
+    if opened < 0:
+        raise OSError(number, "open_by_handle_at")
+    return opened
+
+
+def forget_names():
+    """Has the kernel drop what it remembers of names and inodes that nobody uses."""
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
+        file.write("2\n")
+
+
 @check("names have up to 255 bytes of any value but / and NUL")
 def name_lengths(mountpoint):
     base = os.fsencode(fresh(mountpoint, "lengths"))
@@ -261,6 +289,29 @@ def entry_types(mountpoint):
         assert (is_file, is_dir, is_link) == (stat.S_ISREG(info.st_mode), stat.S_ISDIR(info.st_mode),
                                               stat.S_ISLNK(info.st_mode)), name
         assert inode == info.st_ino, name
+
+
+@check("a file handle finds its file when the kernel has forgotten it, and never another")
+def file_handles(mountpoint):
+    base = fresh(mountpoint, "handles")
+    for name in ("file", "removed", "reused"):
+        write(f"{base}/{name}", name)
+    os.mkdir(f"{base}/dir")
+    os.symlink("target", f"{base}/link")
+    handles = {name: handle_of(f"{base}/{name}") for name in os.listdir(base)}
+    numbers = {name: os.lstat(f"{base}/{name}").st_ino for name in handles}
+    for name in ("removed", "reused"):
+        os.unlink(f"{base}/{name}")
+    write(f"{base}/other", "other")
+    forget_names()
+    for name in ("file", "dir", "link"):
+        opened = open_handle(handles[name], mountpoint, os.O_PATH if name == "link" else os.O_RDONLY)
+        assert os.fstat(opened).st_ino == numbers[name], name
+        assert name != "file" or os.read(opened, 100) == b"file"
+        os.close(opened)
+        forget_names()
+    for name in ("removed", "reused"):
+        expect_errno(errno.ESTALE, open_handle, handles[name], mountpoint)
 
 
 if __name__ == "__main__":

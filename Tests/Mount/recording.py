@@ -10,10 +10,11 @@ import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 
 from harness import JEXT4, ROOT, SEED, Mount, check, expect_clean, kernel_mount, main, make_image, missing_root, \
-    missing_server, pick, run, take_down
+    missing_server, mounted, pick, run, sha256, take_down
 
 REPLAY = os.path.join(os.path.dirname(JEXT4), "jext4-replay")
 
@@ -114,6 +115,44 @@ def marks(scratch):
             with open(f"{directory}/file", "rb") as file:
                 assert hashlib.sha256(file.read()).hexdigest() == digest, f"mark {number}: another content"
         expect_clean(state)
+
+
+@check("-o record= empties no image, whatever its name, and no log in use", need=needs)
+def never_an_image(scratch):
+    image, other, log, node = (os.path.join(scratch, name) for name in ("image", "other", "log", "node"))
+    directory, second = os.path.join(scratch, "mnt"), os.path.join(scratch, "second")
+    for path in (directory, second):
+        os.makedirs(path, exist_ok=True)
+    for path in (image, other):
+        make_image(path, "32M")
+    before = sha256(image)
+    os.link(image, image + ".link")
+    os.symlink(image, image + ".symlink")
+    for name in (image, image + ".link", image + ".symlink"):
+        run(JEXT4, "mount", "-o", f"record={name}", image, directory, status=32)
+        assert sha256(image) == before, name
+    loop = run("losetup", "-f", "--show", image).strip()
+    try:
+        os.mknod(node, stat.S_IFBLK | 0o600, os.stat(loop).st_rdev)
+        for name in (loop, node):
+            run(JEXT4, "mount", "-o", f"record={name}", loop, directory, status=32)
+            assert sha256(image) == before, name
+    finally:
+        run("losetup", "-d", loop)
+    before = sha256(other)
+    with kernel_mount(other, second):
+        device = run("findmnt", "-no", "SOURCE", second).strip()
+        for name in (other, device):
+            run(JEXT4, "mount", "-o", f"record={name}", image, directory, status=32)
+    assert sha256(other) == before, "what the kernel has mounted"
+    with mounted(image, directory, f"record={log}"):
+        work(directory)
+        size = os.path.getsize(log)
+        run(JEXT4, "mount", "-o", f"record={log}", other, second, status=32)
+        run(JEXT4, "mount", "-o", f"record={image}", other, second, status=32)
+        assert os.path.getsize(log) >= size
+    run(REPLAY, "log", "info", log)
+    expect_clean(image)
 
 
 @check("every state that a power cut may leave of a live mount is whole, and a disk that forgets flushes is caught",

@@ -29,7 +29,7 @@ ON_MOUNT = {
     "random_writes.py": ("1G", []),
     "stress_ng.py": ("4G", []),
 }
-ON_SCRATCH = ["mounting.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
+ON_SCRATCH = ["mounting.py", "users.py", "features.py", "space.py", "bad_images.py", "kill.py", "fast_commits.py",
               "shutdown.py", "recording.py", "batches.py", "rings.py", "writeback.py", "large_volume.py",
               "indirect.py", "inline.py", "clusters.py"]
 # What those programs share.

@@ -6,14 +6,13 @@ cut leaves: nothing that fsync returned for is missing, with the flag that flush
 and whoever replays the log finds a whole volume.
 """
 import errno
-import hashlib
 import os
 import shutil
 import subprocess
 import threading
 
 from harness import JEXT4, NOBODY, SYSTEM, TOOLS, Mount, check, expect_clean, expect_errno, is_mounted, kernel_mount, \
-    main, make_image, missing_root, missing_server, mounted, run, take_down
+    main, make_image, missing_root, missing_server, mounted, needs_recovery, run, sha256, take_down
 from imageedit import Image
 
 GODOWN = os.path.join(TOOLS, "godown")
@@ -37,14 +36,6 @@ def write(path, content, sync=False):
 def read(path):
     with open(path, "rb") as file:
         return file.read()
-
-
-def sha256(path):
-    return hashlib.sha256(read(path)).hexdigest()
-
-
-def needs_recovery(image):
-    return "needs_recovery" in run("dumpe2fs", "-h", image)
 
 
 def paths(scratch):

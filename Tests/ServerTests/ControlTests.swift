@@ -9,7 +9,7 @@ import Testing
     private let record = MountRecord(
         device: "test-\(getpid())-\(UInt32.random(in: 0 ... .max))", directory: "/", type: "fuse.jext4",
         source: "image",
-        user: geteuid())
+        user: geteuid(), group: getegid())
 
     private func server() throws -> ControlServer {
         let server = try #require(
@@ -74,6 +74,25 @@ import Testing
         let other = try client.enlist()
         bad.finish(.io(errno: 5, operation: "flush", offset: 0, count: 0))
         #expect(throws: Ext4Error.self) { try client.outcome(other) }
+    }
+
+    /// A mount that somebody tries to unmount again and again must not run out of descriptors.
+    @Test func whoGaveUpWaitingIsForgotten() throws {
+        let server = try server()
+        let client = MountClient(record: record)
+        for _ in 0..<20 { close(try client.enlist()) }
+        // Each connection that the server holds has the name of its socket, and so has the one that it listens on.
+        func connectionCount() throws -> Int {
+            let table = try #require(readText("/proc/net/unix"))
+            return table.split(separator: "\n").count { $0.hasSuffix(record.device) }
+        }
+        var attempts = 100
+        repeat {
+            _ = try client.status(json: false)
+            attempts -= 1
+        } while try connectionCount() > 1 && attempts > 0
+        #expect(try connectionCount() <= 1)
+        server.finish(nil)
     }
 
     /// A server that dies says nothing: that is no success.

@@ -84,6 +84,8 @@ int jext4_peer_user(int socket, uid_t *user);
 /// The effective capabilities of a thread, as the bits of capabilities(7); none when it is gone or has a user namespace
 /// that is not ours.
 uint64_t jext4_capabilities(pid_t thread);
+/// Whether a thread has a group among its supplementary ones; false when it is gone, or cannot be seen from here.
+bool jext4_has_group(pid_t thread, gid_t group);
 /// The process of a thread; 0 when it is gone, or cannot be seen from here.
 pid_t jext4_thread_group(pid_t thread);
 /// Whether a thread is on its way out, or gone: proc_pid_stat(5).

@@ -8,6 +8,8 @@
 
 /// The O_DIRECT flag of open(2).
 extern const int jext4_o_direct;
+/// The O_NOATIME flag of open(2).
+extern const int jext4_o_noatime;
 /// The positions of lseek(2) that a sparse file has.
 extern const int jext4_seek_data, jext4_seek_hole;
 /// What the place of a direct transfer in the file and its count must be multiples of, in bytes (STATX_DIOALIGN, Linux

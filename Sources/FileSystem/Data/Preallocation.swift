@@ -131,7 +131,8 @@ struct Preallocation {
             let some = rest.prefix(most)
             if let first = some.first { try check(first, map) }
             // Of extents that go, only the first and the last can leave something, and so take room in the map.
-            let space = try volume.blocks.reserve(UInt64(min(some.count, 2)) * cost.blocks, privileged: true, upkeep: true)
+            let space = try volume.blocks.reserve(
+                UInt64(min(some.count, 2)) * cost.blocks, privileged: true, upkeep: true)
             try volume.withHandle(credits: 2 + some.count * each) { handle throws(Ext4Error) in
                 rest = rest.dropFirst(try free(some, map, space, in: handle))
                 try inode.update(in: handle, volume) { record throws(Ext4Error) in

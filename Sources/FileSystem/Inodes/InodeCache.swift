@@ -9,7 +9,7 @@ internal import Threads
 final class InodeCache: Sendable {
     private struct Shard {
         var inodes: [UInt32: Inode] = [:]
-        var references: [UInt32: UInt32] = [:]
+        var references: [UInt32: UInt64] = [:]
         /// Numbers without a name: deleted when the last reference goes.
         var unlinked: Set<UInt32> = []
         /// How many objects to have before looking for idle ones to drop.
@@ -54,11 +54,11 @@ final class InodeCache: Sendable {
     func release(_ number: InodeNumber, count: UInt64) -> Bool {
         shard(number).shard.withLock { shard in
             guard let references = shard.references[number.rawValue] else { return false }
-            guard UInt64(references) > count else {
+            guard references > count else {
                 shard.references[number.rawValue] = nil
                 return shard.unlinked.contains(number.rawValue)
             }
-            shard.references[number.rawValue] = references - UInt32(count)
+            shard.references[number.rawValue] = references - count
             return false
         }
     }

@@ -41,7 +41,7 @@ extension FileSystem {
     private func accessList(
         of inode: Inode, after changes: AttributeChanges
     ) throws(Ext4Error) -> AttributeChange? {
-        guard let mode = changes.mode else { return nil }
+        guard let mode = changes.mode, volume.options.usesAccessLists else { return nil }
         let attributes = ExtendedAttributes(volume: volume, inode: inode)
         guard let plan = try attributes.plan(changingPermissionsTo: mode) else { return nil }
         let space = try volume.blocks.reserve(plan.blockCount, privileged: true)

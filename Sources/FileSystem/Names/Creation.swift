@@ -154,7 +154,8 @@ extension FileSystem {
     private func inheritance(from directory: Inode, mode: UInt16, _ caller: Caller) throws(Ext4Error) -> InheritedACL {
         let attributes = ExtendedAttributes(volume: volume, inode: directory)
         let isSymlink = FileType(mode: mode) == .symlink
-        let parentDefault = isSymlink ? nil : try attributes.storedValue(.defaultACL)
+        let hasNone = isSymlink || !volume.options.usesAccessLists
+        let parentDefault = hasNone ? nil : try attributes.storedValue(.defaultACL)
         return try InheritedACL.from(
             parentDefault: parentDefault, mode: mode, umask: isSymlink ? 0 : caller.umask,
             isDirectory: FileType(mode: mode) == .directory)

@@ -81,7 +81,8 @@ final class IomapTransport: Sendable {
         /// FUSE_ATTR_EXCLUSIVE with it, and FUSE_ATTR_ATOMIC.
         let iomap: UInt32 = 12, atomic: UInt32 = 16
         let hasExtents: UInt32 = 0x80000
-        guard isAgreed, attributes.mode & 0o170000 == 0o100000, attributes.flags & hasExtents != 0 else { return 0 }
+        guard isAgreed, FileType(mode: attributes.mode) == .regular, attributes.flags & hasExtents != 0
+        else { return 0 }
         var flags = iomap | atomic
         // The kernel enforces these itself for such files: FS_SYNC_FL, FS_IMMUTABLE_FL and FS_APPEND_FL.
         for (ours, theirs) in [(0x8, 32), (0x10, 64), (0x20, 128)] as [(UInt32, UInt32)]

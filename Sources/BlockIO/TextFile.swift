@@ -1,11 +1,5 @@
 internal import Glibc
 
-/// The text of an errno, as strerror(3) has it.
-package func systemText(_ number: CInt) -> String {
-    guard let text = unsafe strerror(number) else { return "errno \(number)" }
-    return unsafe String(cString: text)
-}
-
 /// The whole of a small text file of the system. Nil when it cannot be read.
 package func readText(_ path: String) -> String? {
     let opened = unsafe open(path, O_RDONLY | O_CLOEXEC)
