@@ -24,7 +24,7 @@ package final class BlockAllocator: Sendable {
     let windowGate = ReaderWriterLock()
     private let commitToFree: @Sendable () throws(Ext4Error) -> Void
     private let loadedLimit: Int
-    /// Clusters that only upkeep may take: what must not fail for want of room, as it takes little and data waits for it.
+    /// Clusters that only upkeep may take: what needs little, and must not fail for want of room.
     package let keptForUpkeep: UInt64
 
     /// Memory for the indexes of loaded groups, and the most groups loaded whatever their size.

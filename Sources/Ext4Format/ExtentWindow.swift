@@ -6,8 +6,8 @@ package struct ExtentWindow {
     private let entries: Range<Int>
     package let extents: [Extent]
 
-    /// What overlaps `range` in a leaf, and one entry more at each side. `.corrupt` when these do not follow each other:
-    /// a leaf was checked when it was read, but on a damaged image another file may have the same block for its own.
+    /// What overlaps `range` in a leaf, and one entry more at each side. `.corrupt` when these do not follow each
+    /// other: a leaf was checked when it was read, but on a damaged image another file may have the same block.
     package init(_ leaf: RawSpan, around range: Range<UInt64>) throws(Ext4Error) {
         let head = try ExtentNode.header(leaf)
         (count, capacity) = (head.count, head.capacity)

@@ -11,9 +11,9 @@ struct Truncation {
     let inodes: InodeCache
     private var unit: UInt64 { UInt64(volume.blockByteCount) }
 
-    /// Sets the size. Growing makes a hole. What lies behind the end goes even where the size stays. Shrinking is one operation after a crash as well: if the blocks do not fit
-    /// one handle, the inode is an orphan while they go, and recovery finishes the work. What else is to change with the
-    /// size, `attributes` and `fields`, does so in its handle.
+    /// Sets the size. Growing makes a hole. What lies behind the end goes even where the size stays. Shrinking is one
+    /// operation after a crash as well: if the blocks do not fit one handle, the inode is an orphan while they go, and
+    /// recovery finishes the work. What else is to change, `attributes` and `fields`, does so in the handle of the size.
     func setSize(
         to size: UInt64, _ attributes: AttributeChange?, _ fields: (inout InodeRecord, Timestamp) -> Void
     ) throws(Ext4Error) {

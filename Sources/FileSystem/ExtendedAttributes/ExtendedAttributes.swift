@@ -278,8 +278,8 @@ extension ExtendedAttributes {
         }
     }
 
-    /// For an inode that is being deleted: lets go of its attribute block. `checkFreeable` tells beforehand whether this
-    /// can fail for what the image holds.
+    /// For an inode that is being deleted: lets go of its attribute block. `checkFreeable` tells beforehand whether
+    /// this can fail for what the image holds.
     func releaseBlock(in handle: borrowing Handle) throws(Ext4Error) {
         guard inode.field({ $0.attributeBlock }) != 0 else { return }
         try verifyBlock()
