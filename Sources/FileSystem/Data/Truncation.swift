@@ -13,7 +13,7 @@ struct Truncation {
 
     /// Sets the size. Growing makes a hole. What lies behind the end goes even where the size stays. Shrinking is one
     /// operation after a crash as well: if the blocks do not fit one handle, the inode is an orphan while they go, and
-    /// recovery finishes the work. What else is to change, `attributes` and `fields`, does so in the handle of the size.
+    /// recovery finishes the work. `attributes` and `fields` change in the handle of the size.
     func setSize(
         to size: UInt64, _ attributes: AttributeChange?, _ fields: (inout InodeRecord, Timestamp) -> Void
     ) throws(Ext4Error) {
