@@ -7,7 +7,6 @@ package enum Errno {
     package static var accessDenied: Int32 { 13 }
     package static var busy: Int32 { 16 }
     package static var exists: Int32 { 17 }
-    package static var crossDevice: Int32 { 18 }
     package static var notDirectory: Int32 { 20 }
     package static var isDirectory: Int32 { 21 }
     package static var invalid: Int32 { 22 }
@@ -18,7 +17,6 @@ package enum Errno {
     package static var outOfRange: Int32 { 34 }
     package static var nameTooLong: Int32 { 36 }
     package static var notEmpty: Int32 { 39 }
-    package static var loop: Int32 { 40 }
     package static var noData: Int32 { 61 }
     package static var noSuchDeviceOrAddress: Int32 { 6 }
     package static var notSupported: Int32 { 95 }

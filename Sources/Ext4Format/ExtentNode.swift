@@ -60,7 +60,6 @@ package struct ExtentNode: Sendable {
         static var entries: LE<UInt16> { LE(0x2) }
         static var capacity: LE<UInt16> { LE(0x4) }
         static var depth: LE<UInt16> { LE(0x6) }
-        static var generation: LE<UInt32> { LE(0x8) }
     }
 
     package init(depth: UInt16, capacity: Int, entries: Entries) {

@@ -64,8 +64,6 @@ package struct InodeRecord: Sendable {
         package static var inlineData: Self { Self(rawValue: 0x1000_0000) }
         package static var projectInherit: Self { Self(rawValue: 0x2000_0000) }
         package static var casefold: Self { Self(rawValue: 0x4000_0000) }
-        /// What a new child takes over from its directory.
-        package static var inherited: Self { [.sync, .noDump, .noAccessTime, .directorySync, .journalData] }
     }
 
     enum Layout {

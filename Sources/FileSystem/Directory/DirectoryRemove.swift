@@ -10,9 +10,6 @@ struct RemovePlan {
 }
 
 extension Directory {
-    /// What `remove` and `replace` change, beside the inode.
-    static var removeCredits: Int { 1 }
-
     /// Finds a name but "." and "..". ENOENT.
     func planRemove(_ name: FileName) throws(Ext4Error) -> RemovePlan {
         try requireChangeable()

@@ -22,7 +22,4 @@ struct AttributePlan: Sendable {
     var blockCount: UInt64 {
         if case .replace = block { 1 } else { 0 }
     }
-
-    /// Nothing to change.
-    var isEmpty: Bool { area == nil && block == .none && permissions == nil }
 }

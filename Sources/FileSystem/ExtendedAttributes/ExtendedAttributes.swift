@@ -242,8 +242,6 @@ extension ExtendedAttributes {
 extension ExtendedAttributes {
     /// The worst case besides the inode's own block: a new block with its bitmap and descriptor, and the old one freed.
     static var credits: Int { 6 }
-    /// The worst case of `AttributePlan.blockCount`.
-    static var newBlocks: UInt64 { 1 }
 
     /// Makes the change. `space` holds `plan.blockCount` blocks; it may be nil when that is 0. The times of the inode
     /// are the caller's matter.
@@ -338,8 +336,4 @@ extension Volume {
     fileprivate var attributeBlockByteCount: Int {
         superBlock.features.compatible.contains(.extendedAttributes) ? blockByteCount : 0
     }
-}
-
-extension Errno {
-    static var accessDenied: Int32 { 13 }
 }

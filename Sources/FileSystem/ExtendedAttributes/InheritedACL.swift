@@ -20,6 +20,4 @@ struct InheritedACL: Equatable {
         let restricted = list.restrict(toMode: mode)
         return InheritedACL(mode: restricted, access: list.isEquivalentToMode ? nil : list.stored, defaults: defaults)
     }
-
-    var isEmpty: Bool { access == nil && defaults == nil }
 }

@@ -113,7 +113,7 @@ extension FileSystem {
         var record = InodeRecord(
             mode: mode, uid: caller.uid, gid: caller.gid, now: volume.now(), extraSize: UInt16(max(extra, 0)),
             generation: volume.nextGeneration())
-        record.flags = parent.flags.intersection(.inherited)
+        record.flags = parent.flags.intersection(.inherited(by: FileType(mode: mode)))
         record.project = parent.flags.contains(.projectInherit) ? parent.project : 0
         if parent.mode & 0o2000 != 0 {
             record.gid = parent.gid
@@ -131,7 +131,7 @@ extension FileSystem {
                 record.makeEmptyMap(volume.superBlock)
             }
         }
-        if case .directory = content { record.linkCount = 2 } else { record.flags.remove(.directorySync) }
+        if case .directory = content { record.linkCount = 2 }
         return record
     }
 
@@ -171,6 +171,17 @@ extension FileSystem {
         let (links, isIndexed) = directory.field { ($0.linkCount, $0.flags.contains(.index)) }
         let mayOverflow = isIndexed && volume.superBlock.features.readOnlyCompatible.contains(.directoryLinks)
         if links >= Self.maximumLinks && !mayOverflow { throw .posix(Errno.tooManyLinks) }
+    }
+}
+
+extension InodeRecord.Flags {
+    /// What a new inode of the type takes over from its directory: what says something about it (`ext4_mask_flags`).
+    fileprivate static func inherited(by type: FileType?) -> Self {
+        switch type {
+        case .directory: [.sync, .noDump, .noAccessTime, .directorySync, .journalData]
+        case .regular: [.sync, .noDump, .noAccessTime, .journalData]
+        default: [.noDump, .noAccessTime]
+        }
     }
 }
 
