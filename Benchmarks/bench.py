@@ -396,6 +396,16 @@ def arguments():
     return parser.parse_args()
 
 
+def report(figures, contenders, path):
+    print(f"\n{machine()}\n")
+    print_table(figures, contenders)
+    if "names" in WORKS:
+        print_growth(figures, contenders)
+    if path:
+        with open(path, "w", encoding="ascii") as file:
+            json.dump({"machine": machine(), "runs": RUNS, "rates": figures.rates, "units": figures.units}, file)
+
+
 def main():
     options = arguments()
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
@@ -427,13 +437,8 @@ def main():
         print("bench: interrupted; the figures are of what came before", file=sys.stderr)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    print(f"\n{machine()}\n")
-    print_table(figures, contenders)
-    if "names" in WORKS:
-        print_growth(figures, contenders)
-    if options.json:
-        with open(options.json, "w", encoding="ascii") as file:
-            json.dump({"machine": machine(), "runs": RUNS, "rates": figures.rates, "units": figures.units}, file)
+        # Whatever ended it: an hour of figures is not to be lost.
+        report(figures, contenders, options.json)
 
 
 if __name__ == "__main__":
