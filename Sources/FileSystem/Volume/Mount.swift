@@ -211,7 +211,7 @@ extension Volume {
                 return CommitTime(seconds: UInt64(max(now.seconds, 0)), nanoseconds: now.nanoseconds)
             })
         self.init(device: device, superBlock: superBlock, cache: cache, journal: journal, options: options)
-        for run in location.runs { blocks.protect(run) }
+        blocks.protect(location.runs)
         // Weak: the journal belongs to the volume.
         journal.setBeforeCommit { [weak self] handle throws(Ext4Error) in try self?.writeCounts(in: handle) }
     }
