@@ -33,6 +33,8 @@ struct Apply: ParsableCommand {
         help: ArgumentHelp("Replay into a copy, this new file, and leave the image alone.", valueName: "file"),
         completion: .file())
     var output: String?
+    @Flag(name: .customLong("ignore-mmp"), help: "Nobody has the volume mounted, whatever its MMP block says.")
+    var ignoreMMP = false
     @OptionGroup var options: ImageOptions
 
     func validate() throws {
@@ -55,6 +57,7 @@ struct Apply: ParsableCommand {
         let plan = try image.plan(journal, upTo: upTo)
         try refuse(plan, report)
         let isNeeded = !plan.isEmpty || image.volume.needsRecovery
+        if isNeeded && output == nil && !ignoreMMP { try OfflineVolume.requireUnused(image.device) }
         if isNeeded, let undo { try save(undo, image, plan, journal) }
         if let output { try image.copy(to: output) }
         guard isNeeded else { return report.end(of: plan) }
