@@ -31,7 +31,7 @@ extension FileSystem {
         if hasJournal && !options.noRecovery && !(wantsReadOnly && isLogElsewhere && isClean) {
             let found = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
             location = found
-            if !isClean || found.superBlock.start != 0 || isTorn {
+            if !isClean || isTorn {
                 device = try recover(
                     device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
                 file = try SuperBlockFile(device: device)
@@ -44,10 +44,11 @@ extension FileSystem {
             let volume = try Volume(bare: device, superBlock, options)
             return try FileSystem(checking: volume)
         }
-        guard let location else { preconditionFailure("a writable volume has a journal") }
+        guard var location else { preconditionFailure("a writable volume has a journal") }
         // What is refused is not marked. It is looked at through a cache of its own, since the one of the mount must
         // not hold the super block before the mark is in it.
         _ = try FileSystem(checking: Volume(bare: device, superBlock, options))
+        if isClean && !isTorn && location.superBlock.start != 0 { try drop(&location, options) }
         let volume = try Volume(writing: device, superBlock, location, options)
         do throws(Ext4Error) {
             if !superBlock.features.incompatible.contains(.needsRecovery) {

@@ -32,6 +32,9 @@ package struct OfflineVolume {
 
     package var needsRecovery: Bool { superBlock.features.incompatible.contains(.needsRecovery) }
 
+    /// The log holds something, and the volume says that it needs no recovery: a mount for writing drops such a log.
+    package var isLogStale: Bool { !isTorn && !needsRecovery && journal.map { $0.superBlock.start != 0 } ?? false }
+
     /// What the log holds and what replay would do. Writes nothing.
     package func plan(
         _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, options: RecoveryOptions = RecoveryOptions()
