@@ -44,17 +44,17 @@ package final class VolumeReader {
         UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
     }
 
-    /// Nil for a group whose descriptor points out of the volume, or lies there.
+    /// Nil for a group whose descriptor lies outside of the volume, or points there or to its first block, as holes do.
     package func descriptor(of group: UInt32) throws(Ext4Error) -> GroupDescriptor? {
         let perBlock = Self.descriptorsPerBlock(layout), limit = superBlock.blockCount
         let number = Self.descriptorBlock(group / perBlock, layout).rawValue
         guard group < layout.groupCount, number < limit else { return nil }
         let width = superBlock.groupDescriptorByteCount, start = Int(group % perBlock) * width
         let one = try block(number).withBytes { GroupDescriptor(decoding: $0.extracting(start..<start + width)) }
-        let table = one.inodeTable.rawValue
+        let table = one.inodeTable.rawValue, places = 1..<limit
         let isInside =
-            one.blockBitmap.rawValue < limit && one.inodeBitmap.rawValue < limit && table < limit
-            && UInt64(layout.inodeTableBlockCount) <= limit - table
+            places.contains(one.blockBitmap.rawValue) && places.contains(one.inodeBitmap.rawValue)
+            && places.contains(table) && UInt64(layout.inodeTableBlockCount) <= limit - table
         return isInside ? one : nil
     }
 
