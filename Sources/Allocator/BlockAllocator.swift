@@ -86,10 +86,9 @@ package final class BlockAllocator: Sendable {
     /// group locks.
     package func isSystemBlock(_ run: BlockRun) -> Bool { zone.contains(run) }
 
-    /// Counts a run, such as one of the journal's, as system blocks from now on.
-    package func protect(_ run: BlockRun) {
-        guard run.count > 0, let end = run.end else { return }
-        zone.protect(run.start.rawValue..<end.rawValue)
+    /// Counts runs, such as those of the journal, as system blocks from now on.
+    package func protect(_ runs: [BlockRun]) {
+        zone.protect(runs.compactMap { run in run.count > 0 ? run.end.map { run.start.rawValue..<$0.rawValue } : nil })
     }
 
     // MARK: Reservations

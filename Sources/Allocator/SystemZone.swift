@@ -26,8 +26,8 @@ final class SystemZone: Sendable {
         flexShift = hasFlexGroups ? UInt32(superBlock.logGroupsPerFlex) : 0
     }
 
-    func protect(_ run: Range<UInt64>) {
-        state.withLock { $0.protected = Self.merged($0.protected + [run]) }
+    func protect(_ runs: [Range<UInt64>]) {
+        state.withLock { $0.protected = Self.merged($0.protected + runs) }
     }
 
     /// Whether any block of a run shares a cluster with a system block, or lies outside of the volume. Takes group
@@ -108,11 +108,7 @@ final class SystemZone: Sendable {
 
     /// `ranges` is sorted and disjoint.
     private static func overlaps(_ ranges: [Range<UInt64>], _ wanted: Range<UInt64>) -> Bool {
-        var low = 0, high = ranges.count
-        while low < high {
-            let middle = (low + high) / 2
-            if ranges[middle].upperBound <= wanted.lowerBound { low = middle + 1 } else { high = middle }
-        }
-        return low < ranges.count && ranges[low].lowerBound < wanted.upperBound
+        let first = ranges.partitioningIndex { $0.upperBound > wanted.lowerBound }
+        return first < ranges.count && ranges[first].lowerBound < wanted.upperBound
     }
 }

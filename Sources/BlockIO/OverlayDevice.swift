@@ -3,8 +3,9 @@ internal import Synchronization
 
 /// What was written over a device, in memory; the device below is read and never written.
 ///
-/// Crash states are overlays, and so is the replay of a read-only mount. Only what was written costs memory: 4 KiB for
-/// each 4 KiB chunk touched. A discarded range reads zeros. Nothing is ever durable: the overlay dies with the process.
+/// Crash states are overlays, and so is what a read-only mount makes of fast commits. Only what was written costs
+/// memory: 4 KiB for each 4 KiB chunk touched. A discarded range reads zeros. Nothing is ever durable: the overlay dies
+/// with the process.
 package final class OverlayDevice: BlockDevice {
     /// The sectors of one chunk that were written; the others belong to the base.
     private struct Chunk {

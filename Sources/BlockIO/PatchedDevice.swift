@@ -30,7 +30,7 @@ package final class PatchedDevice: BlockDevice {
     package func read(into bytes: inout MutableRawSpan, at offset: UInt64) throws(Ext4Error) {
         try base.read(into: &bytes, at: offset)
         let size = UInt64(blockByteCount), end = offset + UInt64(bytes.byteCount)
-        var index = firstIndex(from: offset / size)
+        var index = blocks.partitioningIndex { $0 >= offset / size }
         guard index < blocks.count, blocks[index] * size < end else { return }
         let whole = AlignedBuffer(byteCount: blockByteCount)
         while index < blocks.count, blocks[index] * size < end {
@@ -44,16 +44,6 @@ package final class PatchedDevice: BlockDevice {
             }
             index += 1
         }
-    }
-
-    /// The place in the list of the first block that is not before `block`.
-    private func firstIndex(from block: UInt64) -> Int {
-        var low = 0, high = blocks.count
-        while low < high {
-            let middle = (low + high) / 2
-            if blocks[middle] < block { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 
     package func write(_ bytes: RawSpan, at offset: UInt64, mode: WriteMode) throws(Ext4Error) {

@@ -12,7 +12,7 @@ package enum FastCommitRecord: Equatable, Sendable {
     case link(Name)
     /// `EXT4_FC_TAG_UNLINK`: a name is gone.
     case unlink(Name)
-    /// `EXT4_FC_TAG_INODE`: the fixed fields as they are now, 128 bytes and `i_extra_isize` more.
+    /// `EXT4_FC_TAG_INODE`: the fields as they are now, 128 bytes and `i_extra_isize` more; with data inside, the slot.
     case inode(InodeNumber, [UInt8])
     /// `EXT4_FC_TAG_PAD`
     case pad

@@ -12,7 +12,6 @@ package struct JournalTag: Equatable, Sendable {
         package static var escaped: Self { Self(rawValue: 0x1) }
         /// No UUID follows this tag.
         package static var sameUUID: Self { Self(rawValue: 0x2) }
-        package static var deleted: Self { Self(rawValue: 0x4) }
         package static var last: Self { Self(rawValue: 0x8) }
     }
 

@@ -44,6 +44,8 @@ package final class SuperBlock: Sendable {
     package let firstMetaBlockGroup: UInt32
     package let wantedExtraInodeSize: UInt16
     package let logGroupsPerFlex: UInt8
+    /// `s_mmp_block`: see `MountProtection`.
+    package let mountProtectionBlock: UInt64
     /// The seed of every metadata checksum: `s_checksum_seed`, or the CRC of the UUID.
     package let checksumSeed: UInt32
     package let orphanFileInode: UInt32
@@ -108,6 +110,7 @@ package final class SuperBlock: Sendable {
         package static var freeBlocksHigh: LE<UInt32> { LE(0x158) }
         static var wantedExtraSize: LE<UInt16> { LE(0x15E) }
         static var flags: LE<UInt32> { LE(0x160) }
+        static var mountProtectionBlock: LE<UInt64> { LE(0x168) }
         static var logGroupsPerFlex: LE<UInt8> { LE(0x174) }
         static var checksumType: LE<UInt8> { LE(0x175) }
         static var overheadClusters: LE<UInt32> { LE(0x248) }
@@ -165,6 +168,7 @@ package final class SuperBlock: Sendable {
         firstMetaBlockGroup = bytes[Layout.firstMetaGroup]
         wantedExtraInodeSize = bytes[Layout.wantedExtraSize]
         logGroupsPerFlex = bytes[Layout.logGroupsPerFlex]
+        mountProtectionBlock = bytes[Layout.mountProtectionBlock]
         checksumSeed =
             features.incompatible.contains(.checksumSeed)
             ? bytes[Layout.checksumSeed] : CRC32C.of(bytes.extracting(Layout.uuid))

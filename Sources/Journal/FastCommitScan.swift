@@ -52,7 +52,7 @@ struct FastCommitScan {
     private func isFollowed(_ position: UInt32) throws(Ext4Error) -> Bool {
         var left = area.count + Self.searchLimit
         for next in position + 1..<max(area.upperBound, position + 1) where left > 0 {
-            let (finding, count) = try look(at: next)
+            let (finding, count) = try look(at: next, isAhead: true)
             if case .commit = finding { return true }
             left -= count
         }
@@ -71,14 +71,21 @@ struct FastCommitScan {
 
     private func find(at start: UInt32) throws(Ext4Error) -> Finding { try look(at: start).finding }
 
-    /// What begins at a block, and how many blocks that took.
-    private func look(at start: UInt32) throws(Ext4Error) -> (finding: Finding, count: Int) {
+    /// What begins at a block, and how many blocks that took. A bad sector ahead hides one commit at the most, and no
+    /// commit before it needs it.
+    private func look(at start: UInt32, isAhead: Bool = false) throws(Ext4Error) -> (finding: Finding, count: Int) {
         var walk = Walk(transaction: transaction, start: start, isFirst: start == area.lowerBound)
         for position in start..<area.upperBound {
-            let finding = try reader.withBlock(position) { block throws(Ext4Error) in
-                walk.pass(block, at: position)
+            let count = Int(position - start) + 1
+            do throws(Ext4Error) {
+                let finding = try reader.withBlock(position) { block throws(Ext4Error) in
+                    walk.pass(block, at: position)
+                }
+                if let finding { return (finding, count) }
+            } catch {
+                guard case .io = error, isAhead else { throw error }
+                return (.nothing(FastCommitLog.Problem(what: "\(error)", position: position)), count)
             }
-            if let finding { return (finding, Int(position - start) + 1) }
         }
         let problem = walk.problem ?? FastCommitLog.Problem(what: "no tail up to the end of the area", position: start)
         return (.nothing(problem), Int(area.upperBound - start))

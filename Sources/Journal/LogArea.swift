@@ -12,6 +12,8 @@ package final class LogArea: Sendable {
     package let superBlockPosition: UInt32
     package var isJournalDevice: Bool { superBlockPosition > 0 }
     private let runs: [Run]
+    /// The same by their place on the device.
+    private let places: [Run]
     /// The device when its bytes are decided by being read: then nothing is read that is not needed.
     let undecided: (any UndecidedDevice)?
 
@@ -41,8 +43,8 @@ package final class LogArea: Sendable {
             mapped.append(Run(log: total, start: run.start.rawValue, count: run.count))
             total = sum
         }
-        let sorted = mapped.sorted { $0.start < $1.start }
-        for (a, b) in zip(sorted, sorted.dropFirst()) where a.start + UInt64(a.count) > b.start {
+        places = mapped.sorted { $0.start < $1.start }
+        for (a, b) in zip(places, places.dropFirst()) where a.start + UInt64(a.count) > b.start {
             throw .corrupt("journal mapping", where: "block \(b.start) mapped twice")
         }
         guard total > superBlockPosition else { throw .corrupt("journal mapping", where: "\(total) blocks") }
@@ -56,7 +58,8 @@ package final class LogArea: Sendable {
 
     /// Whether a block of the log's own device belongs to the log.
     package func contains(_ block: FSBlock) -> Bool {
-        runs.contains { block.rawValue >= $0.start && block.rawValue - $0.start < UInt64($0.count) }
+        let after = places.partitioningIndex { $0.start > block.rawValue }
+        return after > 0 && block.rawValue - places[after - 1].start < UInt64(places[after - 1].count)
     }
 
     /// Where a block of the log lies on its device. The position lies within the area.
@@ -117,11 +120,6 @@ package final class LogArea: Sendable {
     }
 
     private func indexOfRun(with position: UInt32) -> Int {
-        var low = 0, high = runs.count - 1
-        while low < high {
-            let middle = (low + high + 1) / 2
-            if runs[middle].log <= position { low = middle } else { high = middle - 1 }
-        }
-        return low
+        runs.partitioningIndex { $0.log > position } - 1
     }
 }

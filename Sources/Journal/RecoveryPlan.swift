@@ -32,8 +32,6 @@ package struct RecoveryPlan: Sendable {
         case homePastEnd
         /// The tag names a block of the log itself.
         case homeInLog
-
-        package var isBad: Bool { self != .good && self != .unchecked }
     }
 
     package struct LoggedTransaction: Sendable {

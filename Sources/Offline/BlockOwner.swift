@@ -39,24 +39,32 @@ package struct BlockOwner: Equatable, Sendable {
     init(_ kind: Kind) { self.kind = kind }
 }
 
-/// What a block is by its place: arithmetic on the super block and the descriptors, for what mke2fs lays down.
+/// What a block is by its place: arithmetic on the super block and the descriptors, for what mke2fs lays down. Memory:
+/// the blocks that were asked for.
 struct FixedPlaces {
     private let volume: VolumeReader
-    /// By first block.
+    /// Those with a wanted block, by the first.
     private let tables: [(start: UInt64, group: UInt32)]
     private let bitmaps: [UInt64: (kind: BlockOwner.Kind, group: UInt32)]
 
-    init(_ volume: VolumeReader) {
+    /// `wanted` are sorted.
+    init(_ volume: VolumeReader, of wanted: [UInt64]) throws(Ext4Error) {
+        func isWanted(_ start: UInt64, _ count: UInt32) -> Bool {
+            let first = wanted.partitioningIndex { $0 >= start }
+            return first < wanted.count && wanted[first] - start < UInt64(count)
+        }
         self.volume = volume
-        var tables: [(start: UInt64, group: UInt32)] = []
+        // One group for each place: what a sparse image names over and over takes no memory.
+        var tables: [UInt64: UInt32] = [:]
         var bitmaps: [UInt64: (kind: BlockOwner.Kind, group: UInt32)] = [:]
         for group in 0..<volume.layout.groupCount {
-            guard let descriptor = volume.descriptor(of: group) else { continue }
-            tables.append((descriptor.inodeTable.rawValue, group))
-            bitmaps[descriptor.blockBitmap.rawValue] = (.blockBitmap, group)
-            bitmaps[descriptor.inodeBitmap.rawValue] = (.inodeBitmap, group)
+            guard let descriptor = try volume.descriptor(of: group) else { continue }
+            let (table, blocks, inodes) = (descriptor.inodeTable, descriptor.blockBitmap, descriptor.inodeBitmap)
+            if isWanted(table.rawValue, volume.layout.inodeTableBlockCount) { tables[table.rawValue] = group }
+            if isWanted(blocks.rawValue, 1) { bitmaps[blocks.rawValue] = (.blockBitmap, group) }
+            if isWanted(inodes.rawValue, 1) { bitmaps[inodes.rawValue] = (.inodeBitmap, group) }
         }
-        self.tables = tables.sorted { $0.start < $1.start }
+        self.tables = tables.map { ($0.key, $0.value) }.sorted { $0.start < $1.start }
         self.bitmaps = bitmaps
     }
 
@@ -70,14 +78,10 @@ struct FixedPlaces {
     }
 
     private func table(_ number: UInt64) -> BlockOwner? {
-        var low = 0, high = tables.count
-        while low < high {
-            let middle = (low + high) / 2
-            if tables[middle].start <= number { low = middle + 1 } else { high = middle }
-        }
+        let after = tables.partitioningIndex { $0.start > number }
         let layout = volume.layout
-        guard low > 0, number - tables[low - 1].start < UInt64(layout.inodeTableBlockCount) else { return nil }
-        let found = tables[low - 1]
+        guard after > 0, number - tables[after - 1].start < UInt64(layout.inodeTableBlockCount) else { return nil }
+        let found = tables[after - 1]
         let perBlock = UInt32(layout.blockByteCount / layout.superBlock.inodeByteCount)
         let first = UInt32(number - found.start) * perBlock
         let last = min(first + perBlock, layout.superBlock.inodesPerGroup) - 1

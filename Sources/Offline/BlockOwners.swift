@@ -24,7 +24,7 @@ package struct BlockOwners {
     package func owner(of block: FSBlock) -> BlockOwner? { owners[block.rawValue] }
 
     private mutating func find(_ wanted: [UInt64], in volume: VolumeReader, isFormer: Bool) throws(Ext4Error) {
-        let places = FixedPlaces(volume)
+        let places = try FixedPlaces(volume, of: wanted)
         var open: [UInt64] = []
         var near: [UInt32] = []
         for block in wanted {
@@ -76,7 +76,7 @@ private struct InodeSearch {
         let open = open, isFormer = isFormer
         var found: [UInt64: BlockOwner] = [:]
         try blocks.forEachRun(of: record) { start, count, use in
-            var index = Self.firstIndex(open, from: start)
+            var index = open.partitioningIndex { $0 >= start }
             while index < open.count, open[index] - start < count {
                 let block = open[index]
                 var owner = Self.owner(use, contents, offset: block - start)
@@ -87,15 +87,6 @@ private struct InodeSearch {
             }
         }
         self.found.merge(found) { first, _ in first }
-    }
-
-    private static func firstIndex(_ sorted: [UInt64], from block: UInt64) -> Int {
-        var low = 0, high = sorted.count
-        while low < high {
-            let middle = (low + high) / 2
-            if sorted[middle] < block { low = middle + 1 } else { high = middle }
-        }
-        return low
     }
 
     private static func owner(_ use: InodeBlocks.Use, _ contents: BlockOwner.Kind, offset: UInt64) -> BlockOwner {

@@ -17,14 +17,14 @@ package struct InodeBlocks {
     package typealias Body = (_ start: UInt64, _ count: UInt64, _ use: Use) throws(Ext4Error) -> Void
 
     private let volume: VolumeReader
-    /// Blocks of maps that may still be read: a damaged map that names one block over and over must come to an end.
+    /// Blocks of maps that may still be read: a damaged map that names one block over and over must come to an end. A
+    /// sound volume has no more of them than blocks.
     private var budget: Int
-    /// More than any volume has.
-    package static let mapBlockLimit = 1 << 24
+    private static let mapBlockLimit = 1 << 24
 
-    package init(_ volume: VolumeReader, budget: Int = mapBlockLimit) {
+    package init(_ volume: VolumeReader, budget: Int? = nil) {
         self.volume = volume
-        self.budget = budget
+        self.budget = min(budget ?? Self.mapBlockLimit, Int(volume.superBlock.blockCount))
     }
 
     /// Hands out all runs. A part of the map that makes no sense is left out.

@@ -6,6 +6,9 @@ internal import Glibc
 package enum NewFile {
     /// Makes `path`, of `byteCount` zeros that take no space, readable by its owner alone. `.refused` when it exists.
     package static func make(_ path: String, byteCount: UInt64) throws(Ext4Error) {
+        guard let size = off_t(exactly: byteCount) else {
+            throw .refused("cannot make \(path) of \(byteCount) bytes: \(systemText(EFBIG))")
+        }
         let made = unsafe open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard made >= 0 else {
             throw .refused(
@@ -13,7 +16,7 @@ package enum NewFile {
                     ? "\(path) exists; nothing is overwritten" : "cannot make \(path): \(systemText(errno))")
         }
         defer { close(made) }
-        guard ftruncate(made, off_t(byteCount)) == 0 else {
+        guard ftruncate(made, size) == 0 else {
             remove(path)
             throw .io(errno: errno, operation: "ftruncate of \(path)", offset: 0, count: 0)
         }

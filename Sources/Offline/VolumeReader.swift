@@ -10,8 +10,6 @@ package final class VolumeReader {
     package let superBlock: SuperBlock
     package let layout: VolumeLayout
     package let directories: DirectoryFormat
-    /// Nil for a group whose descriptor points out of the volume.
-    private let descriptors: [GroupDescriptor?]
     /// Blocks read one by one, since they are asked for in clusters.
     private var kept: [UInt64: AlignedBuffer] = [:]
     private static let keptByteCount = 4 << 20
@@ -26,7 +24,6 @@ package final class VolumeReader {
         }
         layout = VolumeLayout(superBlock)
         directories = DirectoryFormat(superBlock)
-        descriptors = try Self.descriptors(layout, device)
     }
 
     package var blockByteCount: Int { layout.blockByteCount }
@@ -47,33 +44,18 @@ package final class VolumeReader {
         UInt32(layout.blockByteCount / layout.superBlock.groupDescriptorByteCount)
     }
 
-    private static func descriptors(
-        _ layout: VolumeLayout, _ device: any BlockDevice
-    ) throws(Ext4Error) -> [GroupDescriptor?] {
-        let size = layout.blockByteCount, width = layout.superBlock.groupDescriptorByteCount
-        let perBlock = descriptorsPerBlock(layout), limit = layout.superBlock.blockCount
-        let buffer = AlignedBuffer(byteCount: size)
-        var all: [GroupDescriptor?] = []
-        for group in 0..<layout.groupCount {
-            let index = group / perBlock
-            if group % perBlock == 0 {
-                let block = descriptorBlock(index, layout).rawValue
-                guard block < limit else { return all }
-                try device.read(into: buffer, at: block * UInt64(size))
-            }
-            let start = Int(group % perBlock) * width
-            let one = buffer.withBytes { GroupDescriptor(decoding: $0.extracting(start..<start + width)) }
-            let table = one.inodeTable.rawValue
-            let isInside =
-                one.blockBitmap.rawValue < limit && one.inodeBitmap.rawValue < limit && table < limit
-                && UInt64(layout.inodeTableBlockCount) <= limit - table
-            all.append(isInside ? one : nil)
-        }
-        return all
-    }
-
-    package func descriptor(of group: UInt32) -> GroupDescriptor? {
-        Int(group) < descriptors.count ? descriptors[Int(group)] : nil
+    /// Nil for a group whose descriptor lies outside of the volume, or points there or to its first block, as holes do.
+    package func descriptor(of group: UInt32) throws(Ext4Error) -> GroupDescriptor? {
+        let perBlock = Self.descriptorsPerBlock(layout), limit = superBlock.blockCount
+        let number = Self.descriptorBlock(group / perBlock, layout).rawValue
+        guard group < layout.groupCount, number < limit else { return nil }
+        let width = superBlock.groupDescriptorByteCount, start = Int(group % perBlock) * width
+        let one = try block(number).withBytes { GroupDescriptor(decoding: $0.extracting(start..<start + width)) }
+        let table = one.inodeTable.rawValue, places = 1..<limit
+        let isInside =
+            places.contains(one.blockBitmap.rawValue) && places.contains(one.inodeBitmap.rawValue)
+            && places.contains(table) && UInt64(layout.inodeTableBlockCount) <= limit - table
+        return isInside ? one : nil
     }
 
     // MARK: Blocks and inodes
@@ -93,7 +75,7 @@ package final class VolumeReader {
 
     /// The inode of a number, free ones too. Nil when its slot cannot be found or decoded.
     package func inode(_ number: InodeNumber) throws(Ext4Error) -> InodeRecord? {
-        guard let (group, index) = layout.place(of: number), let table = descriptor(of: group.rawValue)?.inodeTable
+        guard let (group, index) = layout.place(of: number), let table = try descriptor(of: group.rawValue)?.inodeTable
         else { return nil }
         let byte = Int(index) * superBlock.inodeByteCount
         let start = byte % blockByteCount
@@ -108,7 +90,7 @@ package final class VolumeReader {
     package func forEachInode(
         in group: UInt32, _ body: (InodeNumber, InodeRecord) throws(Ext4Error) -> Bool
     ) throws(Ext4Error) -> Bool {
-        guard let descriptor = descriptor(of: group) else { return true }
+        guard let descriptor = try descriptor(of: group) else { return true }
         let hasFlags = superBlock.hasGroupChecksums
         if hasFlags && descriptor.flags.contains(.inodesUninitialized) { return true }
         let unused = hasFlags ? min(descriptor.unusedInodeCount, superBlock.inodesPerGroup) : 0

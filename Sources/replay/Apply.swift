@@ -33,6 +33,10 @@ struct Apply: ParsableCommand {
         help: ArgumentHelp("Replay into a copy, this new file, and leave the image alone.", valueName: "file"),
         completion: .file())
     var output: String?
+    @Flag(help: "Apply a log although the volume says that it needs no recovery.")
+    var staleLog = false
+    @Flag(name: .customLong("ignore-mmp"), help: "Nobody has the volume mounted, whatever its MMP block says.")
+    var ignoreMMP = false
     @OptionGroup var options: ImageOptions
 
     func validate() throws {
@@ -54,7 +58,13 @@ struct Apply: ParsableCommand {
         }
         let plan = try image.plan(journal, upTo: upTo)
         try refuse(plan, report)
+        guard !image.volume.isLogStale || staleLog else {
+            throw Ext4Error.refused(
+                "the log holds transactions, and the volume says that it needs no recovery (needs_recovery is clear): "
+                    + "they may be older than what was written since; --stale-log applies them all the same")
+        }
         let isNeeded = !plan.isEmpty || image.volume.needsRecovery
+        if isNeeded && output == nil && !ignoreMMP { try OfflineVolume.requireUnused(image.device) }
         if isNeeded, let undo { try save(undo, image, plan, journal) }
         if let output { try image.copy(to: output) }
         guard isNeeded else { return report.end(of: plan) }

@@ -13,8 +13,8 @@ struct BaseOptions: ParsableArguments {
     var size: UInt64?
 
     func validate() throws {
-        guard size.map({ $0 > 0 && $0 % 4096 == 0 }) ?? true else {
-            throw ValidationError("--size must be a multiple of 4096")
+        guard size.map({ $0 > 0 && $0 % 4096 == 0 && $0 < 1 << 63 }) ?? true else {
+            throw ValidationError("--size must be a multiple of 4096 that a file can have")
         }
     }
 

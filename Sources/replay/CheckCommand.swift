@@ -37,6 +37,7 @@ struct CheckCommand: Sendable {
         try make(path, change)
         defer { NewFile.remove(path) }
         let said = path + ".said"
+        try NewFile.make(said, byteCount: 0)
         defer { NewFile.remove(said) }
         let status = try spawn(words.map { Self.replacing($0, with: path) }, output: said)
         let lines = status == 0 ? [] : (readText(said) ?? "").split(whereSeparator: \.isNewline)
@@ -70,14 +71,13 @@ struct CheckCommand: Sendable {
         return result + rest
     }
 
-    /// What it says on both streams goes to the file `output`.
+    /// What it says on both streams goes to `output`, a new file.
     private func spawn(_ words: [String], output: String) throws(Ext4Error) -> CInt {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0)
-        unsafe posix_spawn_file_actions_addopen(
-            &actions, STDOUT_FILENO, output, O_WRONLY | O_CREAT | O_TRUNC, S_IRUSR | S_IWUSR)
+        unsafe posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output, O_WRONLY | O_NOFOLLOW, 0)
         unsafe posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO)
         var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
         defer { unsafe arguments.forEach { unsafe free($0) } }

@@ -32,12 +32,15 @@ struct LogOptions: ParsableArguments {
         try WriteLogReader(on: try FileDevice(path: log, readOnly: true))
     }
 
-    /// As far as any entry reaches, rounded up to whole MiB.
+    /// As far as any entry reaches, rounded up to whole MiB. `.refused` when no file can be as long as that.
     func reach() throws(Ext4Error) -> UInt64 {
         var log = try open()
         var end: UInt64 = 0
         while let entry = try log.next() { end = max(end, entry.offset + entry.byteCount) }
         let unit: UInt64 = 1 << 20
+        guard end < 1 << 63 - unit else {
+            throw .refused("the log reaches to byte \(end), as no file does; --base or --size says what the disk was")
+        }
         return max(1, (end + unit - 1) / unit) * unit
     }
 }

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 internal import BlockIO
 internal import Ext4Format
+internal import FileSystem
 internal import Offline
 
 struct Undo: ParsableCommand {
@@ -17,6 +18,8 @@ struct Undo: ParsableCommand {
     var json = false
     @Flag(help: "Write back the blocks even if something else has changed the volume since.")
     var force = false
+    @Flag(name: .customLong("ignore-mmp"), help: "Nobody has the volume mounted, whatever its MMP block says.")
+    var ignoreMMP = false
     @Option(help: "Byte of the image where the volume begins, if not where the undo file says.")
     var offset: UInt64?
     @Argument(help: ArgumentHelp("What apply --undo made.", valueName: "undo-file"), completion: .file())
@@ -33,6 +36,7 @@ struct Undo: ParsableCommand {
         let claim = try OpenImage.claim(image, forWriting: true)
         let device = try FileDevice(path: claim.path, readOnly: false, direct: .never, start: offset ?? undo.offset)
         if !force { try undo.check(device) }
+        if !ignoreMMP { try OfflineVolume.requireUnused(device) }
         try undo.restore(to: device)
         Report(json: json).undone(blocks: undo.blockCount)
         throw Status(Status.changed)

@@ -162,7 +162,7 @@ import Testing
     }
 
     /// P2 for fast commits that Linux wrote: whatever cuts their replay short, the next one ends as it would have.
-    @Test(arguments: FastCommitTests.fixtures) func everyCutOfAReplayOfFastCommitsIsMended(
+    @Test(arguments: FastCommitTests.checkedFixtures) func everyCutOfAReplayOfFastCommitsIsMended(
         fixture: FastCommitTests.Fixture
     ) throws {
         let base = try fixture.load()

@@ -42,6 +42,17 @@ import Testing
         }
     }
 
+    /// Who is refused must not leave the mark of a mount: others would take a clean image for a dirty one.
+    @Test(arguments: ["sif <2> mode 0100644", "sif <2> links_count 0", "sif <2> block[0] 0"])
+    func aRefusedMountLeavesAnImageAsItWas(_ damage: String) throws {
+        let volume = try DirectoryVolume(["-O", "^metadata_csum"])
+        try volume.debugfs(damage)
+        let before = try Data(contentsOf: URL(fileURLWithPath: volume.path))
+        #expect(throws: Ext4Error.self) { try volume.mounted(isSound: false) { _ in } }
+        let isSame = try Data(contentsOf: URL(fileURLWithPath: volume.path)) == before
+        #expect(isSame)
+    }
+
     /// All arithmetic on sizes counts on their bound, and a read past the last block must not answer old memory.
     @Test func aSizeThatNoFileHasIsDamage() throws {
         let volume = try DirectoryVolume(["-O", "^metadata_csum"])

@@ -12,8 +12,10 @@ let replayCommand: String = {
 }()
 
 /// An image whose log debugfs wrote: two transactions over the blocks of a file, of which one can be damaged.
-func dirtyImage(blockSize: String = "1024") throws -> (image: ImageFile, homes: [UInt64], log: [UInt64]) {
-    let image = try ImageFile.make(["-t", "ext4", "-b", blockSize], size: blockSize == "1024" ? "4M" : "16M")
+func dirtyImage(
+    blockSize: String = "1024", options: [String] = []
+) throws -> (image: ImageFile, homes: [UInt64], log: [UInt64]) {
+    let image = try ImageFile.make(["-t", "ext4", "-b", blockSize] + options, size: blockSize == "1024" ? "4M" : "16M")
     let payload = ImageFile()
     try Data(repeating: 0x5A, count: 32768).write(to: URL(fileURLWithPath: payload.path))
     _ = try image.debugfs(["write \(payload.path) payload"])

@@ -77,6 +77,41 @@ extension ImageFile {
         #expect(try replay(fua + ["--from-mark", "no", log.path, "--", "true", "{}"]).status == 8)
     }
 
+    /// No byte of a log may end the command by a trap.
+    @Test func aLogThatReachesTooFarIsRefused() throws {
+        for (offset, count) in [(UInt64.max - 1023, UInt64(512)), (1 << 63, 512), (512, UInt64(Int64.max) - 511)] {
+            let log = ImageFile()
+            let writer = try WriteLogWriter(path: log.path, sectorByteCount: 512)
+            writer.completed(writer.submitted(.discard(offset: offset, count: count)), succeeded: true)
+            try writer.close()
+            let judge = ["--", "true", "{}"], look = ["crash", "explore", "--check", "true {}"]
+            for (words, rest) in [(["log", "check", "--each", "flush"], judge), (["log", "lint"], []), (look, [])] {
+                let refused = try replay(words + [log.path] + rest)
+                #expect(refused.status == 8 && refused.output.contains("--base or --size"), "\(refused.output)")
+            }
+        }
+        let log = try Self.log()
+        #expect(try replay("log", "lint", "--size", "9223372036854775808", log.path).status == 16)
+        let longest = try replay(
+            "log", "check", "--each", "flush", "--size", "9223372036854771712", log.path, "--", "true", "{}")
+        #expect(longest.status == 8 || longest.status == 2, "\(longest.output)")
+    }
+
+    /// Whoever can write to TMPDIR must not choose which file is written over.
+    @Test func whatACheckSaysGoesToAFileOfItsOwn() throws {
+        let log = try Self.log(), folder = NewPath()
+        try FileManager.default.createDirectory(atPath: folder.path, withIntermediateDirectories: false)
+        let victim = folder.path + "/victim"
+        try "precious".write(toFile: victim, atomically: true, encoding: .utf8)
+        // exec keeps the number of the process.
+        let script = """
+            export TMPDIR=\(folder.path); ln -s \(victim) $TMPDIR/jext4-replay-$$-1.img.said
+            exec \(replayCommand) log check --each flush \(log.path) -- sh -c 'echo gone; : {}'
+            """
+        #expect(try E2fsprogs.run(["sh", "-c", script]).status == 8)
+        #expect(try String(contentsOfFile: victim, encoding: .utf8) == "precious")
+    }
+
     /// A log of a disk that is no volume breaks no rule.
     @Test func lintAnswersByItsStatus() throws {
         let log = try Self.log()

@@ -259,6 +259,36 @@ def named_late(base):
         os.close(handle)
 
 
+def small_files(base):
+    """Data that Linux keeps inside of inodes if the volume has inline_data: overwritten, growing, cut, moved out, and
+    of new files, also in directories that have their names inside."""
+    write(f"{base}/small-0", data(0, 20), at=0)
+    write(f"{base}/small-1", data(1, 80), at=20)
+    write(f"{base}/small-2", data(2, 5_000), at=20)
+    write(f"{base}/empty/small", data(3, 30))
+    write(f"{base}/dir/small", data(4, 90))
+    write(f"{base}/no-data", data(5, 25))
+    os.mkdir(f"{base}/fresh")
+    for size in (30, 130, 3_000):
+        write(f"{base}/fresh/growing", data(size, size))
+    for number in range(10):
+        write(f"{base}/small-3", data(number, 7), flags=os.O_APPEND | os.O_WRONLY)
+    os.chmod(f"{base}/small-4", 0o600)
+    sync(f"{base}/small-4")
+    os.unlink(f"{base}/small-5")
+    write(f"{base}/small-6", data(6, 10))
+
+
+def small_files_cut(base):
+    """Linux commits a cut of what is inside in full, and all that comes before the next full commit."""
+    os.truncate(f"{base}/small-0", 5)
+    sync(f"{base}/small-0")
+    write(f"{base}/small-0", data(1, 50), at=3)
+    os.truncate(f"{base}/small-1", 100)
+    sync(f"{base}/small-1")
+    write(f"{base}/small-1", data(2, 50), at=70)
+
+
 def mixture(base):
     choose = random.Random(f"{SEED}/mixture")
     names = [f"{base}/old-{number}" for number in range(6)]
@@ -290,11 +320,13 @@ def mixture(base):
 SCENARIOS = [create, make_directories, deep_tree, rename_within, rename_across, rename_over, link, unlink,
              unlink_and_reuse, short_lived, truncate, grow_directory, append, overwrite, sparse, punch, allocate,
              symlinks, attributes, special_files, remove_directories, nameless, save_atomically,
-             short_lived_unsynced, named_late, mixture]
+             short_lived_unsynced, named_late, small_files, small_files_cut, mixture]
 # Linux 6.18 commits these in full: neither symlinks nor special files nor directories have fields in a fast commit.
 MAYBE_FULL = [symlinks, attributes, special_files]
 VOLUMES = {"4 KiB": ["-b", "4096"], "1 KiB": ["-b", "1024"],
            "1 KiB, 128-byte inodes, no checksums": ["-b", "1024", "-I", "128", "-O", "^metadata_csum,^64bit"],
+           "inline data": ["-b", "4096", "-I", "256", "-O", "inline_data"],
+           "inline data, 1 KiB, inodes of 512 bytes": ["-b", "1024", "-I", "512", "-O", "inline_data"],
            "clusters of 8 KiB": ["-b", "1024", "-C", "8192", "-O", "bigalloc", "-N", "4096"]}
 
 
@@ -307,6 +339,11 @@ def populate(base):
     os.mkdir(f"{base}/empty")
     write(f"{base}/dir/inside", b"inside", durable=False)
     os.symlink("somewhere", f"{base}/old-link")
+    write(f"{base}/no-data", b"", durable=False)
+    for number in range(6):
+        write(f"{base}/small-{number}", data(f"small {number}", 20), durable=False)
+    os.setxattr(f"{base}/small-0", "user.name", b"value")
+    os.setxattr(f"{base}/small-1", "user.name", b"value")
 
 
 def fast_commit_count(directory):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Large volumes and many files within the memory that was configured: large_volume.py SCRATCH"""
+"""Large volumes, many files and full logs within the memory that was configured: large_volume.py SCRATCH"""
 import os
 import subprocess
 
-from harness import Mount, check, expect_clean, main, make_image, missing_root, missing_server, mounted, pick, run, \
-    take_down
+from harness import JEXT4, Mount, check, expect_clean, main, make_image, missing_root, missing_server, mounted, pick, \
+    run, take_down
 
 MIB = 1 << 20
 CACHE = 32 * MIB
@@ -81,6 +81,27 @@ def large_file(scratch):
         most = mount.resident_bytes(peak=True)
     assert most <= CACHE + 64 * MIB, f"{most / MIB:.0f} MiB"
     expect_clean(image)
+
+
+@check("a read-only mount of a volume with a full log stays within cache_size and 64 MiB", need=needs)
+def full_log(scratch):
+    image, directory, payload = (os.path.join(scratch, name) for name in ("image", "mnt", "payload"))
+    count = 112 * MIB // 4096
+    make_image(image, "512M", "-b", "4096", "-J", "size=128")
+    with open(payload, "wb") as file:
+        for number in range(count):
+            file.write(number.to_bytes(4, "little") * 1024)
+    # One transaction, which would write the payload where nothing lies.
+    script = os.path.join(scratch, "script")
+    with open(script, "w", encoding="ascii") as file:
+        file.write(f"journal_open -c\njournal_write -b 20000-{20000 + count - 1} {payload}\njournal_close\n")
+    run("debugfs", "-w", "-f", script, image)
+    run(os.path.join(os.path.dirname(JEXT4), "jext4-replay"), "show", image)
+    with mounted(image, directory, "ro,cache_size=8m") as mount:
+        os.listdir(directory)
+        most = mount.resident_bytes(peak=True)
+    print(f"  (at most {most / MIB:.0f} MiB)")
+    assert most <= (8 + 64) * MIB, f"{most / MIB:.0f} MiB"
 
 
 if __name__ == "__main__":

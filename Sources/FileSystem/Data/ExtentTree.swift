@@ -435,15 +435,3 @@ extension ExtentNode.Entries {
         }
     }
 }
-
-extension Array {
-    /// The index of the first element for which `belongsInSecond` holds; the elements for which it does not come first.
-    func partitioningIndex(where belongsInSecond: (Element) -> Bool) -> Int {
-        var low = 0, high = count
-        while low < high {
-            let middle = (low + high) / 2
-            if belongsInSecond(self[middle]) { high = middle } else { low = middle + 1 }
-        }
-        return low
-    }
-}

@@ -79,7 +79,7 @@ struct InlineData {
         try volume.requireWritable()
         let lease = inode.ranges.acquire(0..<UInt64.max, exclusive: true)
         defer { lease.release() }
-        let plan = try ExtendedAttributes(volume: volume, inode: inode).planDroppingInlineValue()
+        let plan = try ExtendedAttributes(volume: volume, inode: inode).plan(settingInlineValue: nil)
         if inode.isDirectory { try moveNames(plan) } else { try moveData(content, plan) }
     }
 
@@ -116,12 +116,31 @@ struct InlineData {
         let space = try volume.reserve(growth.blocks, for: inode, privileged: true, upkeep: true)
         let credits = ExtendedAttributes.credits + 2 + growth.credits
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
-            try becomeMapped(plan, size: 0, in: handle)
-            let block = try volume.appendDirectoryBlock(to: inode, from: space, in: handle).block
-            try handle.modify(block) { bytes throws(Ext4Error) in
-                try names.withBytes { source throws(Ext4Error) in bytes.copy(source, at: 0) }
-            }
+            try moveNames(names, plan, from: space, in: handle)
         }
+    }
+
+    private func moveNames(
+        _ names: CachedBlock, _ plan: AttributePlan, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        try becomeMapped(plan, size: 0, in: handle)
+        let block = try volume.appendDirectoryBlock(to: inode, from: space, in: handle).block
+        try handle.modify(block) { bytes throws(Ext4Error) in
+            try names.withBytes { source throws(Ext4Error) in bytes.copy(source, at: 0) }
+        }
+    }
+
+    /// As `moveOut` of a directory, in a handle of the caller's: one block, and what its map needs.
+    func moveOutNames(from space: BlockReservation, in handle: borrowing Handle) throws(Ext4Error) {
+        guard let names = try directoryBlock() else { return }
+        let plan = try ExtendedAttributes(volume: volume, inode: inode).plan(settingInlineValue: nil)
+        try moveNames(names, plan, from: space, in: handle)
+    }
+
+    /// Leaves a file without anything, to be mapped.
+    func drop(in handle: borrowing Handle) throws(Ext4Error) {
+        let plan = try ExtendedAttributes(volume: volume, inode: inode).plan(settingInlineValue: nil)
+        try becomeMapped(plan, size: 0, in: handle)
     }
 
     private func becomeMapped(

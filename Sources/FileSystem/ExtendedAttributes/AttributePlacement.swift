@@ -19,11 +19,14 @@ struct AttributePlacement: Equatable {
     }
 
     /// Adds an attribute, or replaces the one of its name: in the slot when it fits there, which saves a block and its
-    /// reading, else in the block, else by dealing all attributes out anew. ENOSPC when even that fails.
+    /// reading, else in the block, else by dealing all attributes out anew. What belongs to the file system
+    /// ("system.data") never leaves the slot. ENOSPC when there is no room.
     mutating func set(_ attribute: ExtendedAttribute) throws(Ext4Error) {
         remove(attribute.name)
         if fitsInside(inside + [attribute]) {
             inside.append(attribute)
+        } else if attribute.name.index == .system {
+            throw .posix(Errno.noSpace)
         } else if fitsOutside(outside + [attribute]) {
             outside.append(attribute)
         } else {
@@ -32,7 +35,6 @@ struct AttributePlacement: Equatable {
     }
 
     /// The largest first, each where it fits; the block is tried first, since it has more room, and then the slot.
-    /// What belongs to the file system ("system.data") never leaves the slot.
     private mutating func deal(adding attribute: ExtendedAttribute) throws(Ext4Error) {
         let pinned = inside.filter { $0.name.index == .system }
         let others = (inside.filter { $0.name.index != .system } + outside + [attribute])

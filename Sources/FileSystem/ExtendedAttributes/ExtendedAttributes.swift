@@ -161,9 +161,9 @@ extension ExtendedAttributes {
         return try plan(changes.filter { $0.1 != nil }, empty, references: 0)
     }
 
-    /// Takes "system.data" away.
-    func planDroppingInlineValue() throws(Ext4Error) -> AttributePlan {
-        try plan([(.inlineData, nil)], try placement())
+    /// Sets "system.data", or takes it away. ENOSPC when the slot has no room for it.
+    func plan(settingInlineValue value: [UInt8]?) throws(Ext4Error) -> AttributePlan {
+        try plan([(.inlineData, value)], try placement())
     }
 
     private func plan(

@@ -11,9 +11,10 @@ final class FastCommitInode {
     private(set) var type: FileType?
     /// Names on disk. A directory has one, whatever its link count.
     private let baseNameCount: Int
-    /// The fixed fields as the log last tells them; nil when it does not. An inode with neither these nor a base was
-    /// made and removed within the log, which tells only some of its names.
-    private(set) var record: InodeRecord?
+    /// The fields as the log last tells them; nil when it does not. An inode with neither these nor a base was made and
+    /// removed within the log, which tells only some of its names.
+    private(set) var fields: FastCommitFields?
+    var record: InodeRecord? { fields?.record }
     var edits = RangeEdits()
     /// Of a directory: the names that differ from those on disk, before and after.
     var names: [FileName: NameChange] = [:]
@@ -27,11 +28,11 @@ final class FastCommitInode {
     private(set) var nameChange = 0
     private var wasNamed: Bool
 
-    init(number: InodeNumber, base: Inode?, record: InodeRecord?) {
+    init(number: InodeNumber, base: Inode?, fields: FastCommitFields?) {
         self.number = number
         self.base = base
-        self.record = record
-        let (mode, links) = base?.field { ($0.mode, Int($0.linkCount)) } ?? (record?.mode ?? 0, 0)
+        self.fields = fields
+        let (mode, links) = base?.field { ($0.mode, Int($0.linkCount)) } ?? (fields?.record.mode ?? 0, 0)
         type = FileType(mode: mode)
         baseNameCount = type == .directory ? min(links, 1) : links
         wasNamed = baseNameCount > 0
@@ -53,12 +54,19 @@ final class FastCommitInode {
     var generation: UInt32? { base?.generation ?? record?.generation }
 
     /// Later fields of the same life.
-    func tell(_ record: InodeRecord) throws(Ext4Error) {
-        guard FileType(mode: record.mode) == type else {
+    func tell(_ fields: FastCommitFields) throws(Ext4Error) {
+        guard FileType(mode: fields.record.mode) == type else {
             throw .corrupt("fast commit", where: "inode \(number.rawValue) changes its type")
         }
-        self.record = record
+        self.fields = fields
     }
+
+    /// Of anything but a directory: its data are inside of it in the end.
+    var hasDataInside: Bool { !isDirectory && (fields.map { $0.inlineValue != nil } ?? (base?.isInline == true)) }
+    /// What is inside on disk gets blocks: data because the log says so, names because some of them change.
+    var movesOut: Bool { base?.isInline == true && (isDirectory ? !names.isEmpty : !hasDataInside) }
+
+    var isToldExtents: Bool { record?.flags.contains(.extents) == true }
 
     /// Names that lead to it in the end. Counted from the names themselves, so that the link counts are right whatever
     /// the log says of them.
@@ -80,25 +88,27 @@ struct FastCommitPlan {
     /// In the order of their first mention, so that the same log is always carried out alike.
     private(set) var inodes: [FastCommitInode] = []
     /// The fields that the log has yet to tell of each number, the next ones last.
-    private var upcoming: [InodeNumber: [InodeRecord]] = [:]
+    private var upcoming: [InodeNumber: [FastCommitFields]] = [:]
 
     /// `.corrupt` when the records contradict each other or the volume, `.unsupported` for what cannot be replayed.
     init(_ log: FastCommitLog, on fileSystem: FileSystem) throws(Ext4Error) {
         self.fileSystem = fileSystem
         for record in log.records {
             guard case .inode(let number, let bytes) = record else { continue }
-            upcoming[number, default: []].append(try decoded(bytes, number))
+            upcoming[number, default: []].append(try FastCommitFields(bytes, number, volume))
         }
         for number in upcoming.keys { upcoming[number]?.reverse() }
         for record in log.records { try take(record) }
         for inode in inodes {
-            dropTail(of: inode)
+            dropBlocks(of: inode)
             try check(inode)
         }
     }
 
-    /// A file that got shorter keeps no blocks behind its end but those that the log names.
-    private func dropTail(of inode: FastCommitInode) {
+    /// A file that got shorter keeps no blocks behind its end but those that the log names. One with its data inside
+    /// has none, and what older kernels log of it when it is cut are its data, taken for the numbers of blocks.
+    private func dropBlocks(of inode: FastCommitInode) {
+        if inode.hasDataInside { inode.edits = RangeEdits() }
         guard inode.type == .regular, let base = inode.base, let size = inode.record?.size, size < base.size else {
             return
         }
@@ -142,7 +152,7 @@ struct FastCommitPlan {
             number.rawValue != volume.superBlock.orphanFileInode
         else { throw Self.corrupt("inode \(number.rawValue) is none that a file can have") }
         guard try volume.inodes.isAllocated(number) else { return nil }
-        let inode = FastCommitInode(number: number, base: try fileSystem.inodes.inode(number, volume), record: nil)
+        let inode = FastCommitInode(number: number, base: try fileSystem.inodes.inode(number, volume), fields: nil)
         add(inode)
         return inode
     }
@@ -164,9 +174,9 @@ struct FastCommitPlan {
             if isCreation && current.base == nil && !current.hasEnded { return current }
         }
         let next = upcoming[number]?.last
-        if let current, let next, current.generation == next.generation { return current }
+        if let current, let next, current.generation == next.record.generation { return current }
         if let current, next == nil, !current.hasEnded { return current }
-        let inode = FastCommitInode(number: number, base: nil, record: next)
+        let inode = FastCommitInode(number: number, base: nil, fields: next)
         add(inode)
         return inode
     }
@@ -189,24 +199,13 @@ struct FastCommitPlan {
     }
 
     private mutating func takeInode(_ number: InodeNumber) throws(Ext4Error) {
-        guard let record = upcoming[number]?.popLast() else { preconditionFailure("each was decoded before") }
+        guard let fields = upcoming[number]?.popLast() else { preconditionFailure("each was decoded before") }
         guard let inode = try current(number) else {
-            return add(FastCommitInode(number: number, base: nil, record: record))
+            return add(FastCommitInode(number: number, base: nil, fields: fields))
         }
-        if inode.generation == record.generation { return try inode.tell(record) }
+        if inode.generation == fields.record.generation { return try inode.tell(fields) }
         guard !inode.isAlive else { throw Self.corrupt("inode \(number.rawValue) is reused while it has a name") }
-        add(FastCommitInode(number: number, base: nil, record: record))
-    }
-
-    private func decoded(_ bytes: [UInt8], _ number: InodeNumber) throws(Ext4Error) -> InodeRecord {
-        let size = volume.superBlock.inodeByteCount
-        guard bytes.count <= size else { throw Self.corrupt("inode \(number.rawValue): \(bytes.count) bytes") }
-        let slot = bytes + [UInt8](repeating: 0, count: size - bytes.count)
-        let record = try InodeRecord(decoding: unsafe slot.span.bytes)
-        guard bytes.count >= 128 + Int(record.extraSize), FileType(mode: record.mode) != nil,
-            record.size <= FileData.maximumSize(volume)
-        else { throw Self.corrupt("inode \(number.rawValue): its fields contradict each other") }
-        return record
+        add(FastCommitInode(number: number, base: nil, fields: fields))
     }
 
     // MARK: Names
@@ -271,11 +270,11 @@ struct FastCommitPlan {
         }
         guard inode.isAlive else { return }
         if let base = inode.base {
-            guard inode.edits.isEmpty || base.hasExtents else {
+            guard inode.edits.isEmpty || base.hasExtents || inode.movesOut && inode.isToldExtents else {
                 throw .unsupported(features: ["^extent"], hint: "\(place) is mapped by indirect blocks")
             }
-            guard inode.names.isEmpty || !base.isInline else {
-                throw .unsupported(features: ["inline_data"], hint: "\(place) has its names inside")
+            if inode.hasDataInside, try FileMap(volume, base).last() != nil {
+                throw Self.corrupt("\(place) takes its data inside, and has blocks")
             }
             guard inode.record.map({ $0.attributeBlock == base.record.attributeBlock }) ?? true else {
                 throw Self.corrupt("\(place) changes its attribute block")
@@ -291,12 +290,13 @@ struct FastCommitPlan {
         guard inode.number != .root, record.attributeBlock == 0 else {
             throw Self.corrupt("\(place) is made with an attribute block")
         }
-        let strange = record.flags.intersection([.inlineData, .encrypted, .verity, .casefold, .attributeInode])
+        let strange = record.flags.intersection([.encrypted, .verity, .casefold, .attributeInode])
         guard strange.isEmpty else {
             throw .unsupported(features: ["inode flags \(strange.rawValue)"], hint: "\(place) cannot be made anew")
         }
-        let needsExtents = inode.type == .regular || inode.isDirectory || !inode.edits.isEmpty
-        guard record.flags.contains(.extents) || !needsExtents else {
+        let isInside = record.flags.contains(.inlineData)
+        let needsExtents = !isInside && (inode.type == .regular || inode.isDirectory) || !inode.edits.isEmpty
+        guard inode.isToldExtents || !needsExtents else {
             throw .unsupported(features: ["^extent"], hint: "\(place) is mapped by indirect blocks")
         }
         guard inode.isDirectory else { return }

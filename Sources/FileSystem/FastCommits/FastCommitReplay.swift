@@ -134,6 +134,7 @@ struct FastCommitReplay {
         guard let journal = volume.journal else { preconditionFailure("fast commits are replayed into a journal") }
         let space = try volume.blocks.reserve(blocksNeeded(), privileged: true, upkeep: true)
         try volume.withHandle(credits: journal.maximumCredits) { handle throws(Ext4Error) in
+            for inode in plan.inodes where inode.movesOut { try moveOut(inode, from: space, in: handle) }
             for inode in plan.inodes { try removeNames(of: inode, in: handle) }
             for inode in plan.inodes where !inode.isAlive { try leave(inode, in: handle) }
             for inode in plan.inodes where inode.isAlive && inode.base == nil {
@@ -158,6 +159,15 @@ struct FastCommitReplay {
     private func object(_ inode: FastCommitInode) throws(Ext4Error) -> Inode {
         if let base = inode.base { return base }
         return try fileSystem.inodes.inode(inode.number, volume)
+    }
+
+    /// The names of a directory get a block; of a file the log tells the blocks.
+    private func moveOut(
+        _ inode: FastCommitInode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        guard let base = inode.base else { return }
+        let data = InlineData(volume: volume, inode: base)
+        if inode.isDirectory { try data.moveOutNames(from: space, in: handle) } else { try data.drop(in: handle) }
     }
 
     private func removeNames(of directory: FastCommitInode, in handle: borrowing Handle) throws(Ext4Error) {
@@ -206,7 +216,12 @@ struct FastCommitReplay {
         record.blockCount = 0
         record.linkCount = inode.isDirectory ? 2 : UInt16(inode.nameCount)
         if inode.isDirectory { record.size = 0 }
-        if record.flags.contains(.extents) { record.makeEmptyExtentRoot() }
+        if inode.isDirectory && record.flags.contains(.inlineData) {
+            record.flags.remove(.inlineData)
+            record.makeEmptyMap(volume.superBlock)
+        } else if record.flags.contains(.extents) {
+            record.makeEmptyExtentRoot()
+        }
         let object = try Inode(creating: inode.number, record, volume, in: handle)
         fileSystem.inodes.insert(object)
         if let parent = inode.parent, inode.isDirectory {
@@ -254,6 +269,7 @@ struct FastCommitReplay {
         let told = inode.base == nil ? nil : inode.record
         let object = try object(inode)
         if let told { try checkExtraSize(object, told) }
+        if let value = inode.fields?.inlineValue { try takeInside(value, of: inode, object, in: handle) }
         let newest = told == nil ? inode.names.values.compactMap { $0.after?.record?.change }.max() : nil
         try object.update(in: handle, volume) { record throws(Ext4Error) in
             if let told { record.take(told) }
@@ -270,11 +286,27 @@ struct FastCommitReplay {
         }
     }
 
+    /// What is inside of a file becomes what the log tells.
+    private func takeInside(
+        _ value: [UInt8], of inode: FastCommitInode, _ object: Inode, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        guard let told = inode.record else { return }
+        let attributes = ExtendedAttributes(volume: volume, inode: object)
+        let plan = try attributes.plan(settingInlineValue: value)
+        try object.update(in: handle, volume) { record throws(Ext4Error) in
+            record.flags.remove(.extents)
+            record.flags.insert(.inlineData)
+            record.blockArea = told.blockArea
+        }
+        try attributes.apply(plan, from: nil, in: handle)
+    }
+
     /// Attributes in the inode begin behind the fields: those cannot grow over them.
     private func checkExtraSize(_ inode: Inode, _ told: InodeRecord) throws(Ext4Error) {
         guard told.extraSize != inode.record.extraSize else { return }
-        let names = try ExtendedAttributes(volume: volume, inode: inode).names()
-        guard names.isEmpty else {
+        let attributes = ExtendedAttributes(volume: volume, inode: inode)
+        let (names, value) = (try attributes.names(), try attributes.inlineValue())
+        guard names.isEmpty, value == nil else {
             throw .corrupt("fast commit", where: "inode \(inode.number.rawValue) changes its size over its attributes")
         }
     }

@@ -5,7 +5,7 @@ internal import Synchronization
 /// What has gone wrong with a mounted volume: counted, kept for the super block, and answered as `errors=` asks.
 ///
 /// While the journal works the record goes to the super block with the next transaction. When it was aborted nothing
-/// goes through it any more, and the record is written to the super block in place: see `VolumeErrors.encodeInSteps`.
+/// goes through it any more, and the record is written to the super block in place: see `SuperBlockFile.write`.
 /// Every call may come with any lock of the volume held, and takes none but its own.
 final class ErrorRecord: Sendable {
     private struct State {

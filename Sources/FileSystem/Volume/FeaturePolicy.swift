@@ -15,10 +15,6 @@ enum FeaturePolicy {
         ]
     }
 
-    private static var writableCompatible: Features.Compatible {
-        [.hasJournal, .extendedAttributes, .resizeInode, .directoryIndex, .fastCommit, .stableInodes, .orphanFile]
-    }
-
     /// Throws `.unsupported` with the names of what stands in the way. An unknown incompat feature forbids reading, an
     /// unknown ro_compat feature forbids writing, as the words demand.
     static func check(_ superBlock: SuperBlock, readOnly wantsReadOnly: Bool) throws(Ext4Error) {

@@ -4,14 +4,14 @@ internal import Journal
 
 extension FileSystem {
     /// Mounts the volume on `device`: checks it, recovers it, finishes its orphans. Throws what names the fault, and
-    /// has then written nothing but perhaps the replay. A read-only mount writes nothing at all: the replay goes to
-    /// memory.
+    /// has then written nothing but perhaps the replay. A read-only mount writes nothing at all: it reads in the log
+    /// what a replay would write.
     package static func mount(on device: any BlockDevice, options: MountOptions) throws(Ext4Error) -> FileSystem {
         let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
-        let device = wantsReadOnly ? OverlayDevice(over: device) : device
+        var device = wantsReadOnly ? OverlayDevice(over: device) : device
         var journalDevice = options.journalDevice
         if wantsReadOnly, let named = journalDevice { journalDevice = OverlayDevice(over: named) }
-        let file = try SuperBlockFile(device: device)
+        var file = try SuperBlockFile(device: device)
         // A write of the super block at home may be torn between its two sectors. Then the log still holds it, and what
         // leads to the log does not change: replay first, believe afterwards.
         let isTorn = file.isTorn && !options.noRecovery
@@ -30,11 +30,11 @@ extension FileSystem {
         let isClean = !superBlock.features.incompatible.contains(.needsRecovery)
         if hasJournal && !options.noRecovery && !(wantsReadOnly && isLogElsewhere && isClean) {
             let found = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
-            let wasDirty = try recover(
-                device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
             location = found
-            if wasDirty || isTorn {
-                try file.reread()
+            if !isClean || isTorn {
+                device = try recover(
+                    device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+                file = try SuperBlockFile(device: device)
                 superBlock = try file.decoded()
                 try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
                 location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
@@ -44,12 +44,16 @@ extension FileSystem {
             let volume = try Volume(bare: device, superBlock, options)
             return try FileSystem(checking: volume)
         }
-        guard let location else { preconditionFailure("a writable volume has a journal") }
-        if !superBlock.features.incompatible.contains(.needsRecovery) {
-            try file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
-        }
+        guard var location else { preconditionFailure("a writable volume has a journal") }
+        // What is refused is not marked. It is looked at through a cache of its own, since the one of the mount must
+        // not hold the super block before the mark is in it.
+        _ = try FileSystem(checking: Volume(bare: device, superBlock, options))
+        if isClean && !isTorn && location.superBlock.start != 0 { try drop(&location, options) }
         let volume = try Volume(writing: device, superBlock, location, options)
         do throws(Ext4Error) {
+            if !superBlock.features.incompatible.contains(.needsRecovery) {
+                try file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
+            }
             let fileSystem = try FileSystem(checking: volume)
             try fileSystem.start(hadErrors: hadErrors, journalError: location.superBlock.errorNumber)
             return fileSystem
@@ -58,18 +62,6 @@ extension FileSystem {
             try? volume.journal?.close()
             throw error
         }
-    }
-
-    /// Replays the log if there is anything in it. True when there was, or when the volume says so.
-    private static func recover(
-        _ device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions,
-        readOnly: Bool, mustHoldSuperBlock: Bool
-    ) throws(Ext4Error) -> Bool {
-        let isMarked = superBlock.features.incompatible.contains(.needsRecovery)
-        guard isMarked || location.superBlock.start != 0 else { return false }
-        try replay(
-            location, onto: device, superBlock, options, readOnly: readOnly, mustHoldSuperBlock: mustHoldSuperBlock)
-        return true
     }
 
     convenience init(checking volume: Volume) throws(Ext4Error) {
@@ -212,7 +204,7 @@ extension Volume {
                 return CommitTime(seconds: UInt64(max(now.seconds, 0)), nanoseconds: now.nanoseconds)
             })
         self.init(device: device, superBlock: superBlock, cache: cache, journal: journal, options: options)
-        for run in location.runs { blocks.protect(run) }
+        blocks.protect(location.runs)
         // Weak: the journal belongs to the volume.
         journal.setBeforeCommit { [weak self] handle throws(Ext4Error) in try self?.writeCounts(in: handle) }
     }

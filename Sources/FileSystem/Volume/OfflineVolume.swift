@@ -32,6 +32,9 @@ package struct OfflineVolume {
 
     package var needsRecovery: Bool { superBlock.features.incompatible.contains(.needsRecovery) }
 
+    /// The log holds something, and the volume says that it needs no recovery: a mount for writing drops such a log.
+    package var isLogStale: Bool { !isTorn && !needsRecovery && journal.map { $0.superBlock.start != 0 } ?? false }
+
     /// What the log holds and what replay would do. Writes nothing.
     package func plan(
         _ journal: JournalLocation, detail: RecoveryPlan.Detail = .copies, options: RecoveryOptions = RecoveryOptions()
@@ -77,6 +80,30 @@ package struct OfflineVolume {
         } catch {
             if case .io = error { throw error }
         }
+    }
+
+    /// `.refused` when the volume on `device` has the feature mmp and its mark says that somebody has it mounted, on
+    /// whatever machine. A super block that cannot be read says nothing.
+    package static func requireUnused(_ device: any BlockDevice) throws(Ext4Error) {
+        let bytes = try device.superBlockBytes()
+        bytes.withMutableBytes { SuperBlock.updateChecksum(&$0) }
+        let decoded = bytes.withBytes { try? SuperBlock(decoding: $0, deviceByteCount: device.byteCount) }
+        guard let superBlock = decoded, superBlock.features.incompatible.contains(.multipleMountProtection) else {
+            return
+        }
+        guard superBlock.mountProtectionBlock < superBlock.blockCount else {
+            throw .corrupt("super block", where: "MMP block \(superBlock.mountProtectionBlock)")
+        }
+        let block = AlignedBuffer(byteCount: superBlock.blockByteCount)
+        try device.read(into: block, at: superBlock.mountProtectionBlock * UInt64(superBlock.blockByteCount))
+        let mark = try block.withBytes { bytes throws(Ext4Error) in
+            try MountProtection(decoding: bytes, of: superBlock)
+        }
+        guard !mark.isClean else { return }
+        let (node, name) = (PrintableText.of(mark.node), PrintableText.of(mark.device))
+        throw .refused(
+            "the volume is \(mark.isChecked ? "being checked" : "mounted") by node \(node) as \(name), or was when "
+                + "that node stopped (mmp sequence \(mark.sequence)); --ignore-mmp is for when nobody has it")
     }
 
     /// The volume as `apply` leaves it, in memory, and its blocks that are written, in any order, those of a log on the

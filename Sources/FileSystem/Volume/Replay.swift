@@ -3,32 +3,72 @@ internal import Ext4Format
 internal import Journal
 
 extension FileSystem {
-    /// Brings the volume to its last committed transaction: the log is verified as a whole before anything is written
-    /// home, and marked empty only when all is on the medium.
+    /// The volume at its last committed transaction, for writing the device itself: the log is verified as a whole
+    /// before anything is written home, and marked empty only when all is on the medium.
     ///
     /// A log with damage in its middle is refused for writing: what lies behind it was acknowledged once, and dropping
     /// it is the owner's decision. A read-only mount shows the good part.
-    static func replay(
-        _ location: JournalLocation, onto device: any BlockDevice, _ superBlock: SuperBlock, _ options: MountOptions,
+    static func recover(
+        _ device: any BlockDevice, _ superBlock: SuperBlock, _ location: JournalLocation, _ options: MountOptions,
         readOnly: Bool, mustHoldSuperBlock: Bool
-    ) throws(Ext4Error) {
+    ) throws(Ext4Error) -> any BlockDevice {
         var recovery = RecoveryOptions()
-        recovery.memoryByteCount = options.cacheByteCount
+        // What a read-only mount needs of the log its cache keeps.
+        recovery.memoryByteCount = readOnly ? 0 : options.cacheByteCount
         let plan = try RecoveryPlan.scan(location.log, for: location.target, options: recovery)
         guard !plan.isDamaged || readOnly else { throw .refused(plan.refusal) }
         let home = FSBlock(UInt64(SuperBlock.byteOffset / superBlock.blockByteCount))
         guard !mustHoldSuperBlock || plan.copies.contains(where: { $0.home == home }) else {
             throw .corrupt("super block", where: "checksum, and the log holds no copy")
         }
+        let errors = mustHoldSuperBlock ? nil : superBlock.errors
+        if readOnly { return try outcome(of: plan, log: location.log, over: device, options, keeping: errors) }
+        _ = try carryOut(plan, log: location.log, onto: device, options, keeping: errors)
+        return device
+    }
+
+    /// Marks a log empty that a volume without needs_recovery has, as Linux does when it mounts one for writing.
+    /// Whoever cleared the flag may have written since, without the journal, what a replay would write over.
+    static func drop(_ location: inout JournalLocation, _ options: MountOptions) throws(Ext4Error) {
+        let plan = try RecoveryPlan.scan(location.log, for: location.target, options: RecoveryOptions())
+        try plan.markEmpty(location.log)
+        location.superBlock = try location.log.readSuperBlock()
+        options.notify("the log was not empty, and was dropped: the volume says that it needs no recovery")
+    }
+
+    /// The volume as `carryOut` would leave it. What the log holds is read from there when it is asked for, so that
+    /// memory is taken by fast commits alone.
+    private static func outcome(
+        of plan: RecoveryPlan, log: LogArea, over device: any BlockDevice, _ options: MountOptions,
+        keeping errors: VolumeErrors?
+    ) throws(Ext4Error) -> OverlayDevice {
         do throws(Ext4Error) {
-            _ = try carryOut(
-                plan, log: location.log, onto: device, options, keeping: mustHoldSuperBlock ? nil : superBlock.errors)
+            return try tryOut(plan, log: log, over: device, options, keeping: errors)
         } catch {
-            // Refused: tried in vain, and nothing has been changed. What the full commits hold is better than no look.
-            guard case .refused = error, plan.hasFastCommits, readOnly else { throw error }
+            guard case .refused = error else { throw error }
+            // What the full commits hold is better than no look.
             options.notify("the fast commits at the end of the log are not shown: \(error)")
-            try plan.apply(from: location.log, to: device)
+            return OverlayDevice(over: plan.replayed(over: device, from: log))
         }
+    }
+
+    /// Carries the plan out in memory. `.refused` when its fast commits contradict the volume.
+    private static func tryOut(
+        _ plan: RecoveryPlan, log: LogArea, over device: any BlockDevice, _ options: MountOptions,
+        keeping errors: VolumeErrors?
+    ) throws(Ext4Error) -> OverlayDevice {
+        let result = OverlayDevice(over: plan.replayed(over: device, from: log))
+        if let errors { try SuperBlockFile(device: result).keep(errors) }
+        let journalDevice = log.isJournalDevice ? OverlayDevice(over: log.device) : nil
+        do throws(Ext4Error) {
+            try replayFastCommits(of: plan, onto: result, journalDevice: journalDevice, options)
+        } catch {
+            if case .io = error { throw error }
+            throw .refused(
+                "the fast commits at the end of the log cannot be replayed (\(error)); 'jext4-replay apply --up-to "
+                    + "\(plan.endID.rawValue &- 1) IMAGE' applies all but them, Linux may replay them")
+        }
+        return result
     }
 
     /// Writes home what the plan has found, then replays the fast commits behind it, then marks the log empty.
@@ -42,22 +82,11 @@ extension FileSystem {
         _ plan: RecoveryPlan, log: LogArea, onto device: any BlockDevice, _ options: MountOptions,
         keeping errors: VolumeErrors?, progress: RecoveryProgress.Handler? = nil
     ) throws(Ext4Error) -> ReplayCounters {
-        let journalDevice = log.isJournalDevice ? log.device : nil
-        if plan.hasFastCommits {
-            let trial = OverlayDevice(over: plan.replayed(over: device, from: log))
-            let trialJournal = journalDevice.map { OverlayDevice(over: $0) }
-            do throws(Ext4Error) {
-                try replayFastCommits(of: plan, onto: trial, journalDevice: trialJournal, options)
-            } catch {
-                if case .io = error { throw error }
-                throw .refused(
-                    "the fast commits at the end of the log cannot be replayed (\(error)); 'jext4-replay apply --up-to "
-                        + "\(plan.endID.rawValue &- 1) IMAGE' applies all but them, Linux may replay them")
-            }
-        }
+        if plan.hasFastCommits { _ = try tryOut(plan, log: log, over: device, options, keeping: nil) }
         let counters = try plan.apply(from: log, to: device, progress: progress)
         if let errors { try SuperBlockFile(device: device).keep(errors) }
         if plan.hasFastCommits {
+            let journalDevice = log.isJournalDevice ? log.device : nil
             try replayFastCommits(of: plan, onto: device, journalDevice: journalDevice, options)
         } else if !plan.isEmpty {
             try plan.markEmpty(log)
@@ -69,7 +98,7 @@ extension FileSystem {
     private static func replayFastCommits(
         of plan: RecoveryPlan, onto device: any BlockDevice, journalDevice: (any BlockDevice)?, _ options: MountOptions
     ) throws(Ext4Error) {
-        guard let log = plan.fastCommits else { return }
+        guard let log = plan.fastCommits, plan.hasFastCommits else { return }
         let superBlock = try SuperBlockFile(device: device).decoded()
         try FeaturePolicy.check(superBlock, readOnly: false)
         var location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
