@@ -67,10 +67,13 @@ import Testing
 
     /// chattr +i and +a bind whoever serves the volume: the kernel does not look at these flags for FUSE.
     @Test func immutableAndAppendOnlyFilesAreKept() throws {
-        let volume = try DirectoryVolume(["-O", "^metadata_csum"])
+        let volume = try DirectoryVolume(["-O", "^metadata_csum"]), capability = Array("security.capability".utf8)
         let (fixed, growing) = try volume.mounted { fileSystem in
             let files = try ["fixed", "growing"].map {
                 try fileSystem.createFile(name($0), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            }
+            for file in files {
+                try fileSystem.setExtendedAttribute(capability, of: file, to: [1], create: false, replace: false)
             }
             return (files[0], files[1])
         }
@@ -102,6 +105,9 @@ import Testing
             #expect(throws: refused) {
                 try fileSystem.allocate(growing, at: 0, count: 4096, mode: [.punchHole, .keepSize])
             }
+            // The kernel takes it away when something is appended.
+            try fileSystem.removeExtendedAttribute(capability, of: growing)
+            #expect(throws: refused) { try fileSystem.removeExtendedAttribute(capability, of: fixed) }
             for file in [fixed, growing] {
                 #expect(throws: refused) {
                     try fileSystem.setExtendedAttribute(

@@ -84,19 +84,22 @@ extension FileSystem {
 
     /// ENODATA when it is not there; removing a list that is not there succeeds, as in the kernel.
     package func removeExtendedAttribute(_ name: [UInt8], of number: InodeNumber) throws(Ext4Error) {
-        try change(number, .root) { attributes throws(Ext4Error) in
+        // A kernel takes capabilities away when something is appended.
+        let isForAppend = name == Array("security.capability".utf8)
+        try change(number, .root, isForAppend: isForAppend) { attributes throws(Ext4Error) in
             try attributes.plan(setting: name, to: nil, create: false, replace: true)
         }
     }
 
     private func change(
-        _ number: InodeNumber, _ caller: Caller, _ planning: (ExtendedAttributes) throws(Ext4Error) -> AttributePlan
+        _ number: InodeNumber, _ caller: Caller, isForAppend: Bool = false,
+        _ planning: (ExtendedAttributes) throws(Ext4Error) -> AttributePlan
     ) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
-            try inode.checkChangeable()
+            try inode.checkChangeable(adding: isForAppend)
             let attributes = ExtendedAttributes(volume: volume, inode: inode)
             let plan = try planning(attributes)
             let space = try volume.blocks.reserve(plan.blockCount, privileged: volume.isPrivileged(caller))
