@@ -10,7 +10,7 @@ extension FileSystem {
         return try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             // Who has appended something has moved the times as well, in a kernel that keeps them.
-            let isHarmless = changes.touch || volume.options.kernelKeepsTimes && changes.tellOfChangedData
+            let isHarmless = changes.isTouch || volume.options.kernelKeepsTimes && changes.tellOfChangedData
             try inode.checkChangeable(adding: isHarmless)
             if let size = changes.size {
                 guard inode.type == .regular else {
@@ -142,7 +142,7 @@ extension AttributeChanges {
     }
 
     /// Times become the present one and nothing else changes: that is allowed where data may only be appended.
-    fileprivate var touch: Bool {
+    fileprivate var isTouch: Bool {
         mode == nil && uid == nil && gid == nil && size == nil && change == nil
             && access.isNowOrNil && modification.isNowOrNil
     }
