@@ -37,72 +37,64 @@ import Threads
         }
     }
 
-    /// An exchange locks a file and a directory, and so does a link of that file into the directory: in one order.
-    @Test func anExchangeAndALinkDoNotWaitForEachOther() throws {
+    /// Runs `work` on a fresh volume in the order of each seed.
+    private func inOrders(
+        of seeds: ClosedRange<UInt64>, _ work: @escaping @Sendable (FileSystem) throws -> Void
+    ) throws {
         let base = MemoryDevice(try TestVolume.small.make())
-        @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
-        for seed in 1...40 as ClosedRange<UInt64> {
+        for seed in seeds {
             let scheduler = SeededScheduler(seed: seed, switchRate: 2)
             let device = ScheduledDevice(OverlayDevice(over: base), scheduler: scheduler)
             try scheduler.run {
-                guard let system = try? FileSystem.mount(on: device, options: .deterministic(manual: false)),
-                    let file = try? system.createFile(name("file"), in: .root, mode: 0o600, caller: .root),
-                    let folder = try? system.makeDirectory(name("folder"), in: .root, mode: 0o700, caller: .root)
-                else {
-                    Issue.record("a file and a directory cannot be made")
-                    return
+                #expect(throws: Never.self) {
+                    let system = try FileSystem.mount(on: device, options: .deterministic(manual: false))
+                    try work(system)
+                    try system.unmount()
                 }
-                #expect(file.inode < folder.inode)
-                let exchange = Thread(name: "exchange") {
-                    #expect(throws: Never.self) {
-                        try system.rename(
-                            name("file"), in: .root, to: name("folder"), in: .root, flags: .exchange)
-                    }
-                }
-                #expect(throws: Never.self) { try system.link(file.inode, as: name("link"), in: folder.inode) }
-                exchange.join()
-                #expect(throws: Never.self) { try system.unmount() }
             }
+        }
+    }
+
+    /// An exchange locks a file and a directory, and so does a link of that file into the directory: in one order.
+    @Test func anExchangeAndALinkDoNotWaitForEachOther() throws {
+        @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
+        try inOrders(of: 1...40) { system in
+            let file = try system.createFile(name("file"), in: .root, mode: 0o600, caller: .root)
+            let folder = try system.makeDirectory(name("folder"), in: .root, mode: 0o700, caller: .root)
+            #expect(file.inode < folder.inode)
+            let exchange = Thread(name: "exchange") {
+                #expect(throws: Never.self) {
+                    try system.rename(name("file"), in: .root, to: name("folder"), in: .root, flags: .exchange)
+                }
+            }
+            #expect(throws: Never.self) { try system.link(file.inode, as: name("link"), in: folder.inode) }
+            exchange.join()
         }
     }
 
     /// Directories are locked by number only by a rename across directories, and one at a time: here number, number
     /// and tree would otherwise make a circle.
     @Test func renamesOfSiblingsAndBelowThemDoNotWaitForEachOther() throws {
-        let base = MemoryDevice(try TestVolume.small.make())
         @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
-        for seed in 1...120 as ClosedRange<UInt64> {
-            let scheduler = SeededScheduler(seed: seed, switchRate: 2)
-            let device = ScheduledDevice(OverlayDevice(over: base), scheduler: scheduler)
-            try scheduler.run {
-                @Sendable func directory(_ text: String, of system: FileSystem) throws -> InodeNumber {
-                    try system.makeDirectory(name(text), in: .root, mode: 0o700, caller: .root).inode
-                }
-                guard let system = try? FileSystem.mount(on: device, options: .deterministic(manual: false)),
-                    let low = try? directory("low", of: system), let x = try? directory("x", of: system),
-                    let y = try? directory("y", of: system),
-                    (try? system.rename(name("low"), in: .root, to: name("q"), in: y, flags: [])) != nil,
-                    (try? system.createFile(name("f"), in: low, mode: 0o600, caller: .root)) != nil
-                else {
-                    Issue.record("the directories cannot be made")
-                    return
-                }
-                #expect(low < x && x < y)
-                let across = Thread(name: "across") {
-                    #expect(throws: Never.self) {
-                        try system.rename(name("f"), in: low, to: name("g"), in: x, flags: [])
-                    }
-                }
-                let siblings = Thread(name: "siblings") {
-                    #expect(throws: Never.self) {
-                        try system.rename(name("x"), in: .root, to: name("y"), in: .root, flags: .exchange)
-                    }
-                }
-                #expect(throws: Never.self) { try system.rename(name("q"), in: y, to: name("z"), in: y, flags: []) }
-                across.join()
-                siblings.join()
-                #expect(throws: Never.self) { try system.unmount() }
+        try inOrders(of: 1...120) { system in
+            let directories = try ["low", "x", "y"].map {
+                try system.makeDirectory(name($0), in: .root, mode: 0o700, caller: .root).inode
             }
+            let (low, x, y) = (directories[0], directories[1], directories[2])
+            try system.rename(name("low"), in: .root, to: name("q"), in: y, flags: [])
+            _ = try system.createFile(name("f"), in: low, mode: 0o600, caller: .root)
+            #expect(low < x && x < y)
+            let across = Thread(name: "across") {
+                #expect(throws: Never.self) { try system.rename(name("f"), in: low, to: name("g"), in: x, flags: []) }
+            }
+            let siblings = Thread(name: "siblings") {
+                #expect(throws: Never.self) {
+                    try system.rename(name("x"), in: .root, to: name("y"), in: .root, flags: .exchange)
+                }
+            }
+            #expect(throws: Never.self) { try system.rename(name("q"), in: y, to: name("z"), in: y, flags: []) }
+            across.join()
+            siblings.join()
         }
     }
 

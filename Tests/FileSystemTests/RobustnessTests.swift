@@ -8,6 +8,10 @@ import Testing
 @Suite(.enabled(if: DirectoryVolume.hasTools, "needs mke2fs, debugfs and e2fsck")) struct RobustnessTests {
     private func name(_ text: String) throws -> FileName { try FileName([UInt8](text.utf8)) }
 
+    private func create(_ text: String, _ fileSystem: FileSystem) throws -> InodeNumber {
+        try fileSystem.createFile(name(text), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+    }
+
     private func write(_ fileSystem: FileSystem, _ file: InodeNumber, at offset: Int, _ count: Int) throws {
         let bytes = [UInt8](repeating: 7, count: count)
         #expect(try fileSystem.write(file, at: UInt64(offset), bytes.span.bytes) == count)
@@ -57,7 +61,7 @@ import Testing
     @Test func aSizeThatNoFileHasIsDamage() throws {
         let volume = try DirectoryVolume(["-O", "^metadata_csum"])
         let file = try volume.mounted { fileSystem in
-            try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller).inode
+            try create("f", fileSystem)
         }
         try volume.debugfs("sif <\(file.rawValue)> size 0x1000000000000000")
         try volume.mounted(isSound: false) { fileSystem in
@@ -122,8 +126,7 @@ import Testing
     @Test func onePunchAndOneSetattrAreOneHandle() throws {
         let volume = try DirectoryVolume(["-b", "1024"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
-                .inode
+            let file = try create("f", fileSystem)
             for index in 0..<40 { try write(fileSystem, file, at: index * 4096, 2048) }
             func handles(_ work: () throws -> Void) throws -> Int {
                 try fileSystem.syncAll()
@@ -153,8 +156,7 @@ import Testing
         // The three modes, against what POSIX says of their result; e2fsck judges the extents.
         let volume = try DirectoryVolume(["-b", "4096"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
-                .inode
+            let file = try create("f", fileSystem)
             try write(fileSystem, file, at: 0, 100_000)
             try fileSystem.allocate(file, at: 200_000, count: 1 << 20, mode: .keepSize)
             #expect(try fileSystem.attributes(of: file).size == 100_000)
@@ -179,8 +181,7 @@ import Testing
     /// A file of single blocks with a hole of 50 to 59, where the first leaf of its tree ends and the second begins.
     private func fileWithTwoLeaves(_ volume: DirectoryVolume) throws -> InodeNumber {
         let file = try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
-                .inode
+            let file = try create("f", fileSystem)
             // From the back, so that no block joins another. A leaf of 84 extents splits with the 85th: the last of
             // the file is left alone, and what comes to the 84 before it halves them.
             for block in (0..<104).reversed() where !(50..<60 ~= block) {
@@ -275,8 +276,7 @@ import Testing
         let twoTebibytes: UInt64 = 0x200_0000_0000
         let volume = try DirectoryVolume(["-O", "^large_file,^huge_file"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
-                .inode
+            let file = try create("f", fileSystem)
             var change = AttributeChanges()
             change.size = 0xC000_0000
             _ = try fileSystem.setAttributes(of: file, change)
@@ -291,8 +291,7 @@ import Testing
     @Test func truncatingToTheSameSizeFreesWhatLiesBehind() throws {
         let volume = try DirectoryVolume(["-b", "4096"])
         try volume.mounted { fileSystem in
-            let file = try fileSystem.createFile(name("f"), in: .root, mode: 0o644, caller: DirectoryVolume.caller)
-                .inode
+            let file = try create("f", fileSystem)
             try write(fileSystem, file, at: 0, 5000)
             try fileSystem.allocate(file, at: 0, count: 1 << 20, mode: .keepSize)
             #expect(try fileSystem.attributes(of: file).sectorCount == 2048)

@@ -44,8 +44,7 @@ extension FileSystem {
         guard let mode = changes.mode, volume.options.usesAccessLists else { return nil }
         let attributes = ExtendedAttributes(volume: volume, inode: inode)
         guard let plan = try attributes.plan(changingPermissionsTo: mode) else { return nil }
-        let space = try volume.blocks.reserve(plan.blockCount, privileged: true)
-        return AttributeChange(attributes: attributes, plan: plan, space: space)
+        return try AttributeChange(plan, of: attributes, privileged: true)
     }
 
     // MARK: Extended attributes
@@ -101,10 +100,10 @@ extension FileSystem {
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             try inode.checkChangeable(adding: isForAppend)
             let attributes = ExtendedAttributes(volume: volume, inode: inode)
-            let plan = try planning(attributes)
-            let space = try volume.blocks.reserve(plan.blockCount, privileged: volume.isPrivileged(caller))
-            try volume.withHandle(credits: ExtendedAttributes.credits + 1) { handle throws(Ext4Error) in
-                try attributes.apply(plan, from: space, in: handle)
+            let change = try AttributeChange(
+                try planning(attributes), of: attributes, privileged: volume.isPrivileged(caller))
+            try volume.withHandle(credits: change.credits + 1) { handle throws(Ext4Error) in
+                try change.apply(in: handle)
                 let now = volume.now()
                 try inode.update(in: handle, volume) { record throws(Ext4Error) in record.change = now }
             }
@@ -115,10 +114,16 @@ extension FileSystem {
 
 /// A change of extended attributes that is planned, with its room reserved.
 struct AttributeChange {
-    let attributes: ExtendedAttributes
-    let plan: AttributePlan
-    let space: BlockReservation
+    private let attributes: ExtendedAttributes
+    private let plan: AttributePlan
+    private let space: BlockReservation
     var credits: Int { ExtendedAttributes.credits }
+
+    init(_ plan: AttributePlan, of attributes: ExtendedAttributes, privileged: Bool) throws(Ext4Error) {
+        self.attributes = attributes
+        self.plan = plan
+        space = try attributes.volume.blocks.reserve(plan.blockCount, privileged: privileged)
+    }
 
     func apply(in handle: borrowing Handle) throws(Ext4Error) { try attributes.apply(plan, from: space, in: handle) }
 }

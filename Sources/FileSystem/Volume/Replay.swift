@@ -30,7 +30,10 @@ extension FileSystem {
     /// Marks a log empty that a volume without needs_recovery has, as Linux does when it mounts one for writing.
     /// Whoever cleared the flag may have written since, without the journal, what a replay would write over.
     static func drop(_ location: inout JournalLocation, _ options: MountOptions) throws(Ext4Error) {
-        let plan = try RecoveryPlan.scan(location.log, for: location.target, options: RecoveryOptions())
+        var recovery = RecoveryOptions()
+        // Only where it ends is asked.
+        recovery.memoryByteCount = 0
+        let plan = try RecoveryPlan.scan(location.log, for: location.target, options: recovery)
         try plan.markEmpty(location.log)
         location.superBlock = try location.log.readSuperBlock()
         options.notify("the log was not empty, and was dropped: the volume says that it needs no recovery")
