@@ -76,7 +76,7 @@ import Threads
     /// and tree would otherwise make a circle.
     @Test func renamesOfSiblingsAndBelowThemDoNotWaitForEachOther() throws {
         @Sendable func name(_ text: String) throws -> FileName { try FileName(Array(text.utf8)) }
-        try inOrders(of: 1...120) { system in
+        try inOrders(of: 1...3000) { system in
             let directories = try ["low", "x", "y"].map {
                 try system.makeDirectory(name($0), in: .root, mode: 0o700, caller: .root).inode
             }
