@@ -174,7 +174,8 @@ int jext4_mount(const char *source, const char *target, const char *type, unsign
 int jext4_umount(const char *target, bool lazy) { return umount2(target, lazy ? MNT_DETACH : 0); }
 
 const unsigned long jext4_ms_rdonly = MS_RDONLY, jext4_ms_nosuid = MS_NOSUID, jext4_ms_nodev = MS_NODEV,
-    jext4_ms_noexec = MS_NOEXEC, jext4_ms_noatime = MS_NOATIME, jext4_ms_nodiratime = MS_NODIRATIME;
+    jext4_ms_noexec = MS_NOEXEC, jext4_ms_noatime = MS_NOATIME, jext4_ms_nodiratime = MS_NODIRATIME,
+    jext4_ms_synchronous = MS_SYNCHRONOUS, jext4_ms_dirsync = MS_DIRSYNC;
 
 int jext4_syncfs(int descriptor) { return syncfs(descriptor); }
 

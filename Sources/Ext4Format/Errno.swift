@@ -7,6 +7,7 @@ package enum Errno {
     package static var accessDenied: Int32 { 13 }
     package static var busy: Int32 { 16 }
     package static var exists: Int32 { 17 }
+    package static var crossDevice: Int32 { 18 }
     package static var notDirectory: Int32 { 20 }
     package static var isDirectory: Int32 { 21 }
     package static var invalid: Int32 { 22 }

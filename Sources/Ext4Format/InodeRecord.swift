@@ -41,8 +41,12 @@ package struct InodeRecord: Sendable {
     package var extraSize: UInt16
     package var project: UInt32
 
+    /// Whether the slot has room for the project.
+    package var hasProject: Bool { Layout.project.offset + 4 <= 128 + Int(extraSize) }
+
     package static let areaByteCount = 60
 
+    /// `EXT4_*_FL`; to lsattr(1), chattr(1) and FS_IOC_GETFLAGS the same bits.
     package struct Flags: OptionSet, Sendable {
         package let rawValue: UInt32
         package init(rawValue: UInt32) { self.rawValue = rawValue }
@@ -55,15 +59,29 @@ package struct InodeRecord: Sendable {
         /// The directory has a hash index: `EXT4_INDEX_FL`.
         package static var index: Self { Self(rawValue: 0x1000) }
         package static var journalData: Self { Self(rawValue: 0x4000) }
+        package static var noTail: Self { Self(rawValue: 0x8000) }
         package static var directorySync: Self { Self(rawValue: 0x10000) }
         package static var topDirectory: Self { Self(rawValue: 0x20000) }
         package static var hugeFile: Self { Self(rawValue: 0x40000) }
         package static var extents: Self { Self(rawValue: 0x80000) }
         package static var verity: Self { Self(rawValue: 0x100000) }
         package static var attributeInode: Self { Self(rawValue: 0x200000) }
+        package static var pastEnd: Self { Self(rawValue: 0x400000) }
+        package static var directAccess: Self { Self(rawValue: 0x200_0000) }
         package static var inlineData: Self { Self(rawValue: 0x1000_0000) }
         package static var projectInherit: Self { Self(rawValue: 0x2000_0000) }
         package static var casefold: Self { Self(rawValue: 0x4000_0000) }
+
+        /// What lsattr shows: `EXT4_FL_USER_VISIBLE`.
+        package static var visible: Self { Self(rawValue: 0x725B_DFFF) }
+        /// What chattr may name: `EXT4_FL_USER_MODIFIABLE`. The low eight bits are all of it: secure deletion,
+        /// undeletion and compression are kept and do nothing.
+        package static var modifiable: Self {
+            [
+                Self(rawValue: 0xFF), journalData, noTail, directorySync, topDirectory, extents, pastEnd, directAccess,
+                projectInherit, casefold,
+            ]
+        }
     }
 
     enum Layout {

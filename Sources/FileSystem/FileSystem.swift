@@ -173,22 +173,26 @@ package final class FileSystem: Sendable {
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
         try inode.checkChangeable(adding: offset >= inode.size)
         try moveOutInlineData(of: inode)
-        return try FileData(volume, inode).write(
+        let count = try FileData(volume, inode).write(
             at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))
+        try settle(inode)
+        return count
     }
 
     /// Writes pages that the kernel has kept: all of them, in as many transactions as that takes, as nobody would send
     /// the rest again; of an append-only file what lies behind its end, as a page with that begins before it. Nobody
     /// says whose they are: the owner of the file stands for them where the reserved blocks are asked for.
+    ///
+    /// A kernel that collects what is written sends it in any order: to it the end is where it was before the first.
     package func writeBack(_ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
-        let (size, flags) = inode.field { ($0.size, $0.flags) }
-        try inode.checkChangeable(adding: offset + UInt64(bytes.byteCount) > size)
+        let end = volume.options.kernelKeepsTimes ? inode.fixedByteCount : inode.size
+        try inode.checkChangeable(adding: offset + UInt64(bytes.byteCount) > end)
         try moveOutInlineData(of: inode)
-        let owner = inode.field { Caller(uid: $0.uid, gid: $0.gid, umask: 0) }
-        var done = flags.contains(.appendOnly) && offset < size ? Int(size - offset) : 0
+        let (owner, flags) = inode.field { (Caller(uid: $0.uid, gid: $0.gid, umask: 0), $0.flags) }
+        var done = flags.contains(.appendOnly) && offset < end ? Int(end - offset) : 0
         while done < bytes.byteCount {
             done += try FileData(volume, inode).write(
                 at: offset + UInt64(done), bytes.extracting(done..<bytes.byteCount),
@@ -238,6 +242,30 @@ package final class FileSystem: Sendable {
             return inode.noteDurable(running)
         }
         try journal.makeDurable(transaction)
+    }
+
+    /// Where chattr(1) says +S, or +D of a directory, or the mount says it of all names, what has changed is durable
+    /// before the caller hears of it. With no lock held.
+    func settle(_ inode: Inode) throws(Ext4Error) {
+        let isNamed = inode.isDirectory
+        let flags: InodeRecord.Flags = isNamed ? [.sync, .directorySync] : [.sync]
+        guard isNamed && volume.options.synchronousNames || !inode.field({ $0.flags }).isDisjoint(with: flags)
+        else { return }
+        try sync(inode.number, dataOnly: false)
+    }
+
+    /// Gives `directory` a name, under its lock. What `body` answers has a reference taken for the caller.
+    func naming(
+        in directory: Inode, _ body: () throws(Ext4Error) -> Attributes
+    ) throws(Ext4Error) -> Attributes {
+        let named = try directory.lock.withWriteLock(body)
+        do throws(Ext4Error) {
+            try settle(directory)
+        } catch {
+            forget(named.inode, count: 1)
+            throw error
+        }
+        return named
     }
 
     /// As `sync`, but does not wait: `answer` is called once, on a thread of the journal's or on this one.

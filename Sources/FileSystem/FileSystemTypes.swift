@@ -125,6 +125,8 @@ package struct MountOptions: Sendable {
     /// nil: as the super block says (`s_errors`).
     package var errors: ErrorBehaviour?
     package var discard = false
+    /// Names change durably, in every directory (dirsync). chattr(1) says it of one: `FileSystem.settle`.
+    package var synchronousNames = false
     /// Overwrites go to new blocks, so that each is there whole or not at all. A file may say otherwise:
     /// `FileSystem.outOfPlaceAttribute`.
     package var outOfPlace = false

@@ -58,6 +58,9 @@ func serveIoctl(
     case Control.setOutOfPlace:
         guard let input = unsafe input, inputCount == MemoryLayout<UInt32>.size else { return request.fail(EINVAL) }
         request.setOutOfPlace(unsafe input.loadUnaligned(as: UInt32.self), of: inode)
+    case FlagControl.getFlags, FlagControl.setFlags, FlagControl.getVersion, FlagControl.getVersionOfExt4,
+        FlagControl.getExtended, FlagControl.setExtended:
+        unsafe request.serveFlags(command, of: inode, input, inputCount)
     default:
         request.fail(ENOTTY)
     }
@@ -139,12 +142,9 @@ extension Request {
         }
     }
 
-    /// Whether the caller has CAP_SYS_ADMIN where the server runs; or is the user who runs it, who could end it too.
+    /// Root without its capabilities may not; the user who runs the server may, who could end it too.
     fileprivate var mayAdminister: Bool {
-        let (user, process) = callerProcess
-        if user != 0 { return user == geteuid() }
-        let administer: UInt64 = 1 << 21
-        return jext4_capabilities(process) & administer != 0
+        caller.uid == 0 ? holds(.administer) : caller.uid == geteuid()
     }
 
     /// Four bytes of the caller's memory, in which it waits for this answer. The kernel passes only the address: by its

@@ -86,6 +86,9 @@ struct KernelMount {
         if !words.allowsExecution { flags |= jext4_ms_noexec }
         if !words.movesAccessTimes { flags |= jext4_ms_noatime }
         if !words.movesDirectoryAccessTimes { flags |= jext4_ms_nodiratime }
+        // The kernel asks for an fsync after each write then.
+        if words.isSynchronous { flags |= jext4_ms_synchronous }
+        if words.hasSynchronousNames { flags |= jext4_ms_dirsync }
         // Permissions are checked by the kernel, as on any disk, so everybody may come in.
         let data =
             "fd=\(descriptor),rootmode=40000,user_id=\(geteuid()),group_id=\(getegid())"
@@ -106,6 +109,8 @@ struct KernelMount {
         if words.isReadOnly { list.append("ro") }
         if !words.allowsExecution { list.append("noexec") }
         if !words.movesAccessTimes { list.append("noatime") }
+        if words.isSynchronous { list.append("sync") }
+        if words.hasSynchronousNames { list.append("dirsync") }
         return list.flatMap { ["-o", $0] }
     }
 }

@@ -13,6 +13,8 @@ package struct MountWords: Equatable, Sendable {
     /// Bytes for cached metadata; nil for the default.
     package var cacheByteCount: Int?
     package var discards = false
+    package var isSynchronous = false
+    package var hasSynchronousNames = false
     package var writesOutOfPlace = false
     package var allowsOther = false
     package var usesAccessLists = true
@@ -75,7 +77,7 @@ package struct MountWords: Equatable, Sendable {
     /// Words for mount(8), systemd or the user's own use, and those that say what is so anyway.
     private static func isForOthers(_ word: String) -> Bool {
         let ignored: Set<String> = [
-            "defaults", "async", "auto", "noauto", "user", "nouser", "users", "nousers", "group", "owner", "nofail",
+            "defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "group", "owner", "nofail",
             "_netdev", "loop", "relatime", "norelatime", "nolazytime", "user_xattr", "barrier", "barrier=1",
             "data=ordered", "default_permissions", "noiversion",
         ]
@@ -90,6 +92,9 @@ package struct MountWords: Equatable, Sendable {
         case "norecovery", "noload": skipsRecovery = true
         case "discard": discards = true
         case "nodiscard": discards = false
+        case "sync": isSynchronous = true
+        case "async": (isSynchronous, hasSynchronousNames) = (false, false)
+        case "dirsync": hasSynchronousNames = true
         case "outofplace": writesOutOfPlace = true
         case "nooutofplace": writesOutOfPlace = false
         case "allow_other": allowsOther = true
@@ -165,6 +170,7 @@ package struct MountWords: Equatable, Sendable {
         options.commitSeconds = commitSeconds
         if let cacheByteCount { options.cacheByteCount = cacheByteCount }
         options.discard = discards
+        options.synchronousNames = isSynchronous || hasSynchronousNames
         options.awaitsForgets = true
         options.outOfPlace = writesOutOfPlace
         options.usesAccessLists = usesAccessLists

@@ -37,6 +37,20 @@ internal import Glibc
         return unsafe (context.pointee.uid, context.pointee.pid)
     }
 
+    /// Numbers of capabilities(7).
+    enum Capability: UInt64 {
+        /// CAP_FOWNER, CAP_FSETID, CAP_LINUX_IMMUTABLE and CAP_SYS_ADMIN.
+        case actAsOwner = 3
+        case keepSetID = 4
+        case fixFiles = 9
+        case administer = 21
+    }
+
+    /// Whether the caller has it where the server runs.
+    func holds(_ capability: Capability) -> Bool {
+        jext4_capabilities(callerProcess.id) & 1 << capability.rawValue != 0
+    }
+
     consuming func fail(_ number: CInt) {
         unsafe fuse_reply_err(raw, number)
         discard self

@@ -11,25 +11,19 @@ extension Request {
         let attributes = try fileSystem.attributes(of: inode)
         let mode = attributes.mode
         guard FileType(mode: mode) == .regular, mode & 0o6000 != 0 else { return nil }
-        let keepsGroup = mode & 0o2010 == 0o2000 && (isInGroup(attributes.gid) || mayKeepSetID)
+        let keepsGroup = mode & 0o2010 == 0o2000 && (isInGroup(attributes.gid) || holds(.keepSetID))
         let kept: UInt16 = keepsGroup ? 0o3777 : 0o1777
         return mode & 0o7777 == mode & kept ? nil : mode & kept
     }
 
     /// A change of the data by someone who may not keep them takes the bits away.
     func killPrivileges(of inode: InodeNumber) throws(Ext4Error) {
-        guard let mode = try unprivilegedMode(of: inode), !mayKeepSetID else { return }
+        guard let mode = try unprivilegedMode(of: inode), !holds(.keepSetID) else { return }
         var changes = AttributeChanges()
         changes.mode = mode
         _ = try fileSystem.setAttributes(of: inode, changes)
         // The kernel would go on to run the file with the mode that it remembers.
         session.forgetAttributes(of: inode)
-    }
-
-    /// CAP_FSETID.
-    private var mayKeepSetID: Bool {
-        let setID: UInt64 = 1 << 4
-        return jext4_capabilities(callerProcess.id) & setID != 0
     }
 
     private func isInGroup(_ group: UInt32) -> Bool {

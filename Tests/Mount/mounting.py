@@ -182,6 +182,41 @@ def synced(scratch):
                     assert file.read() == "s" * 10_000, f"{command}: {number}"
 
 
+@check("what is to be synchronous is committed when its call returns: sync, dirsync, chattr +S and +D", need=needs)
+def synchronous(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "64M")
+
+    def commits():
+        return json.loads(run(JEXT4, "status", directory, "--json"))["journal_transactions"]
+
+    def expect_commit(wanted, function, *arguments):
+        before = commits()
+        function(*arguments)
+        assert (commits() > before) == wanted, f"{function.__name__}: {'no ' if wanted else 'a '}commit"
+
+    for options, data, folders in [("", False, False), ("dirsync", False, True), ("sync", True, True),
+                                   ("sync,async", False, False)]:
+        with mounted(image, directory, f"{options},commit=600"):
+            shown = run("findmnt", "-no", "OPTIONS", directory).strip().split(",")
+            assert ("sync" in shown) == data and ("dirsync" in shown) == (options == "dirsync"), shown
+            expect_commit(folders, os.mkdir, f"{directory}/made")
+            expect_commit(folders, os.rename, f"{directory}/made", f"{directory}/moved")
+            expect_commit(folders, os.rmdir, f"{directory}/moved")
+            with open(f"{directory}/file", "wb", buffering=0) as file:
+                expect_commit(data, file.write, b"data")
+    with mounted(image, directory, "commit=600"):
+        os.mkdir(f"{directory}/dir")
+        run("chattr", "+D", f"{directory}/dir")
+        run("chattr", "+S", f"{directory}/file")
+        expect_commit(True, os.mkdir, f"{directory}/dir/made")
+        expect_commit(False, os.mkdir, f"{directory}/made")
+        with open(f"{directory}/file", "r+b", buffering=0) as file:
+            expect_commit(True, file.write, b"more data")
+            expect_commit(True, file.truncate, 3)
+    expect_clean(image)
+
+
 @check("what a background mount has to say comes to standard error until it answers", need=needs)
 def warnings(scratch):
     image, directory = paths(scratch)

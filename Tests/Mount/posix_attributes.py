@@ -3,12 +3,14 @@
 import errno
 import os
 import stat
+import subprocess
 import time
 
 from harness import NOBODY, check, expect_errno, fresh, main, missing_tool, run
 
 SECOND = 10**9
 acl_tools = missing_tool("setfacl", "getfacl")
+flag_tools = missing_tool("lsattr", "chattr")
 
 
 def as_nobody(function, *arguments, groups=()):
@@ -340,6 +342,67 @@ def default_acl(mountpoint):
     assert inherited == run("getfacl", "-cpE", "--default", base), inherited
     text = run("getfacl", "-cpE", f"{base}/file")
     assert "default:" not in text and ":rwx" in text and "mask::rw-" in text, text
+
+
+def flags_of(path):
+    """The letters that lsattr shows."""
+    return set(run("lsattr", "-d", path).split()[0]) - {"-", "e"}
+
+
+def change_flags(flags, path):
+    """chattr, for whom it is called as."""
+    status = subprocess.run(["chattr", flags, path], stderr=subprocess.DEVNULL, check=False).returncode
+    if status != 0:
+        raise OSError(errno.EPERM, "chattr")
+
+
+@check("chattr sets what lsattr shows, and says so in the change time", need=flag_tools)
+def flags(mountpoint):
+    base = fresh(mountpoint, "flags")
+    path = touched(f"{base}/file")
+    before = os.stat(path)
+    run("chattr", "+dAS", path)
+    assert flags_of(path) == set("dAS"), flags_of(path)
+    after = os.stat(path)
+    assert after.st_ctime_ns > before.st_ctime_ns and after.st_mtime_ns == before.st_mtime_ns
+    run("chattr", "-dA", path)
+    assert flags_of(path) == {"S"}, flags_of(path)
+    os.mkdir(f"{base}/dir")
+    run("chattr", "+dDT", f"{base}/dir")
+    assert flags_of(f"{base}/dir") == set("dDT"), flags_of(f"{base}/dir")
+    assert flags_of(touched(f"{base}/dir/file")) == {"d"}, "a file inherits what it can have"
+    version, _, name = run("lsattr", "-dv", path).split()
+    assert int(version) != 0 and name == path, version
+
+
+@check("chattr +i and +a fix a file at once, and only who may can set them", need=flag_tools)
+def fixing_flags(mountpoint):
+    base = fresh(mountpoint, "fixing")
+    os.chmod(base, 0o777)
+    path = touched(f"{base}/file")
+    with open(path, "wb") as file:
+        file.write(b"content")
+    try:
+        run("chattr", "+a", path)
+        expect_errno(errno.EPERM, os.truncate, path, 1)
+        expect_errno(errno.EPERM, os.unlink, path)
+        with open(path, "ab") as file:
+            file.write(b" and more")
+        run("chattr", "-a", path)
+        run("chattr", "+i", path)
+        expect_errno(errno.EPERM, os.truncate, path, 1)
+        expect_errno(errno.EPERM, os.rename, path, f"{base}/other")
+        expect_errno(errno.EPERM, os.chmod, path, 0o600)
+        assert as_nobody(change_flags, "-i", path) == errno.EPERM
+    finally:
+        run("chattr", "-ia", path)
+    with open(path, "rb") as file:
+        assert file.read() == b"content and more"
+    assert as_nobody(change_flags, "+d", path) == errno.EPERM, "it is not theirs"
+    os.chown(path, NOBODY, NOBODY)
+    assert as_nobody(change_flags, "+d", path) == 0 and flags_of(path) == {"d"}
+    assert as_nobody(change_flags, "+i", path) == errno.EPERM and flags_of(path) == {"d"}
+    os.unlink(path)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ int jext4_loop_attach(int image, uint64_t offset, bool read_only, const char *na
 int jext4_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
 int jext4_umount(const char *target, bool lazy);
 extern const unsigned long jext4_ms_rdonly, jext4_ms_nosuid, jext4_ms_nodev, jext4_ms_noexec, jext4_ms_noatime,
-    jext4_ms_nodiratime;
+    jext4_ms_nodiratime, jext4_ms_synchronous, jext4_ms_dirsync;
 /// syncfs(2) of the file system of `descriptor`.
 int jext4_syncfs(int descriptor);
 /// The user of the process at the other end of a Unix socket; -1 and errno.

@@ -47,6 +47,7 @@ extension FileSystem {
             default: throw .posix(Errno.notSupported)
             }
         }
+        try settle(inode)
     }
 }
 

@@ -27,6 +27,7 @@ final class Inode: Sendable {
         var lastTransaction: TransactionID?
         var lastDataTransaction: TransactionID?
         var isDeleted = false
+        var fixedByteCount: UInt64
         var batch: Batch?
         var outOfPlaceChoice: OutOfPlaceChoice?
         weak var delegation: Delegation?
@@ -58,7 +59,7 @@ final class Inode: Sendable {
         self.place = place
         self.checksum = checksum
         generation = record.generation
-        state = Mutex(State(record: record))
+        state = Mutex(State(record: record, fixedByteCount: record.size))
     }
 
     /// An inode that is known from elsewhere than its table: to look for its blocks, and nothing else.
@@ -68,7 +69,7 @@ final class Inode: Sendable {
         checksum = InodeChecksum(
             volumeSeed: volume.superBlock.checksumSeed, inode: number, generation: record.generation)
         generation = record.generation
-        state = Mutex(State(record: record))
+        state = Mutex(State(record: record, fixedByteCount: record.size))
     }
 
     /// Writes a new inode over whatever its slot held. 1 credit.
@@ -81,7 +82,7 @@ final class Inode: Sendable {
             volumeSeed: volume.superBlock.checksumSeed, inode: number, generation: record.generation)
         generation = record.generation
         // A new inode inherits ACLs and no other attribute.
-        state = Mutex(State(record: record, outOfPlaceChoice: .mount))
+        state = Mutex(State(record: record, fixedByteCount: 0, outOfPlaceChoice: .mount))
         let block = try volume.cache.block(place.block)
         try handle.modify(block) { bytes throws(Ext4Error) in bytes.fill(place.bytes, with: 0) }
         try update(in: handle, volume) { _ in }
@@ -220,6 +221,10 @@ final class Inode: Sendable {
         set { state.withLock { $0.outOfPlaceChoice = newValue } }
     }
 
+    /// Of an append-only file: the bytes that it had when it was read or became one.
+    var fixedByteCount: UInt64 { state.withLock { $0.fixedByteCount } }
+    func fixContent() { state.withLock { $0.fixedByteCount = $0.record.size } }
+
     var type: FileType? { FileType(mode: field { $0.mode }) }
     var isDirectory: Bool { type == .directory }
     /// Bytes, with what a batch has appended.
@@ -237,6 +242,9 @@ final class Inode: Sendable {
         let record = record
         return record.flags.contains(.extents) && !record.flags.contains(.inlineData) || record.isBlockMapped
     }
+
+    /// Whether directories made in it start neighbourhoods of their own: the root, and what chattr(1) says is like it.
+    var holdsTopLevel: Bool { number == .root || field { $0.flags.contains(.topDirectory) } }
 
     /// EPERM for what chattr(1) has made immutable, or append-only unless the change only adds.
     func checkChangeable(adding: Bool = false) throws(Ext4Error) {

@@ -7,7 +7,7 @@ extension FileSystem {
     package func setAttributes(of number: InodeNumber, _ changes: AttributeChanges) throws(Ext4Error) -> Attributes {
         try requireWritable()
         let inode = try inode(number)
-        return try inode.lock.withWriteLock { () throws(Ext4Error) in
+        let attributes = try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             // Who has appended something has moved the times as well, in a kernel that keeps them.
             let isHarmless = changes.isTouch || volume.options.kernelKeepsTimes && changes.tellOfChangedData
@@ -35,6 +35,8 @@ extension FileSystem {
             }
             return inode.attributes(volume)
         }
+        if changes.size != nil { try settle(inode) }
+        return attributes
     }
 
     /// chmod of a file with an access list changes the list as well.

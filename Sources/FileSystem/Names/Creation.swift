@@ -62,7 +62,7 @@ extension FileSystem {
         try requireWritable()
         guard !name.isDotOrDotDot else { throw .posix(Errno.exists) }
         let directory = try inode(parent)
-        return try directory.lock.withWriteLock { () throws(Ext4Error) in
+        return try naming(in: directory) { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
             try directory.checkChangeable(adding: true)
@@ -82,7 +82,7 @@ extension FileSystem {
             let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
                 let number = try volume.inodes.allocate(
-                    parent: parent, isDirectory: isDirectory, isTopLevel: parent == .root, in: handle)
+                    parent: parent, isDirectory: isDirectory, isTopLevel: directory.holdsTopLevel, in: handle)
                 let child = try Inode(creating: number, record, volume, in: handle)
                 inodes.insert(child)
                 try fill(child, content, parent: parent, from: space, in: handle)
@@ -175,13 +175,12 @@ extension FileSystem {
 }
 
 extension InodeRecord.Flags {
-    /// What a new inode of the type takes over from its directory: what says something about it (`ext4_mask_flags`).
+    /// What a new inode of the type takes over from its directory (`EXT4_FL_INHERITED`).
     fileprivate static func inherited(by type: FileType?) -> Self {
-        switch type {
-        case .directory: [.sync, .noDump, .noAccessTime, .directorySync, .journalData]
-        case .regular: [.sync, .noDump, .noAccessTime, .journalData]
-        default: [.noDump, .noAccessTime]
-        }
+        let all: Self = [
+            .sync, .noDump, .noAccessTime, .journalData, .noTail, .directorySync, .directAccess, .projectInherit,
+        ]
+        return all.intersection(.settable(for: type))
     }
 }
 

@@ -43,6 +43,7 @@ extension FileSystem {
             }
         }
         if let gone { deleteOrLeave(gone) }
+        try settle(directory)
     }
 
     /// The entry's block, both inodes, the orphan's mark.

@@ -12,10 +12,11 @@ extension FileSystem {
         let directory = try inode(parent), target = try inode(number)
         guard !target.isDirectory else { throw .posix(Errno.notPermitted) }
         guard !name.isDotOrDotDot else { throw .posix(Errno.exists) }
-        return try directory.lock.withWriteLock { () throws(Ext4Error) in
+        return try naming(in: directory) { () throws(Ext4Error) in
             try directory.requireDirectory()
             guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.noEntry) }
             try directory.checkChangeable(adding: true)
+            try requireProject(of: target, in: directory)
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planInsert(name)
             let (space, credits) = try spaceForInsert(plan, into: directory, caller)
@@ -74,6 +75,16 @@ extension FileSystem {
             gone = try rename(name, from, newName, to, ancestors, flags, caller)
         }
         if let gone { deleteOrLeave(gone) }
+        try settle(try inode(parent))
+        if parent != newParent { try settle(try inode(newParent)) }
+    }
+
+    /// EXDEV: where a directory gives its project to what is made in it, nothing of another project comes in.
+    private func requireProject(of inode: Inode, in directory: Inode) throws(Ext4Error) {
+        let (flags, project) = directory.field { ($0.flags, $0.project) }
+        guard !flags.contains(.projectInherit) || project == inode.field({ $0.project }) else {
+            throw .posix(Errno.crossDevice)
+        }
     }
 
     /// Locks both directories. Across directories the tree stands still, and an ancestor is locked before what is below
@@ -139,6 +150,7 @@ extension FileSystem {
         let moved = try child(source.entry)
         try from.checkChangeable()
         try moved.checkChangeable()
+        try requireProject(of: moved, in: to)
         // What names there are is asked first, as in Linux.
         let existing = try toView.lookup(newName)
         if flags.contains(.noReplace), existing != nil { throw .posix(Errno.exists) }
@@ -154,6 +166,7 @@ extension FileSystem {
         let target = try child(existing)
         if target === moved { return nil }
         try to.checkChangeable()
+        if flags.contains(.exchange) { try requireProject(of: target, in: from) }
         if ancestors.ofOld.contains(target.number) {
             throw .posix(flags.contains(.exchange) ? Errno.invalid : Errno.notEmpty)
         }

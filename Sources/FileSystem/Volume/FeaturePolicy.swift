@@ -11,7 +11,7 @@ enum FeaturePolicy {
     private static var writable: Features.ReadOnlyCompatible {
         [
             .sparseSuper, .largeFile, .hugeFile, .groupChecksums, .directoryLinks, .extraInodeSize, .metadataChecksums,
-            .orphanPresent, .bigalloc,
+            .orphanPresent, .bigalloc, .project,
         ]
     }
 
