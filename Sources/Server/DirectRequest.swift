@@ -58,6 +58,15 @@ internal import Glibc
         unsafe request.loadUnaligned(fromByteOffset: Layout.operation, as: UInt32.self)
     }
 
+    /// Makes a FUSE_TMPFILE, which libfuse does not know, the FUSE_CREATE that it is but for its name. False for any
+    /// other request.
+    static func makeCreate(of request: UnsafeMutableRawPointer, count: Int) -> Bool {
+        let create: UInt32 = 35, temporaryFile: UInt32 = 51
+        guard count >= Layout.byteCount, unsafe code(of: request) == temporaryFile else { return false }
+        unsafe request.storeBytes(of: create, toByteOffset: Layout.operation, as: UInt32.self)
+        return true
+    }
+
     /// What FUSE_INIT says (`fuse_init_in`), while that is the request of the calling thread: the version of the
     /// protocol, and the flags.
     static var offer: (minorVersion: UInt32, flags: UInt64) {

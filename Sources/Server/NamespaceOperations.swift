@@ -1,4 +1,5 @@
 internal import CFuse3
+internal import CFuseShims
 internal import Ext4Format
 internal import FileSystem
 internal import Glibc
@@ -61,17 +62,22 @@ func serveMknod(
 }
 
 /// Where open costs no message, neither should create: after ENOSYS the kernel makes a file with MKNOD alone, and sends
-/// no RELEASE for it at close. It holds the directory's lock over lookup and MKNOD, so that O_EXCL stays exact.
+/// no RELEASE for it at close. It holds the directory's lock over lookup and MKNOD, so that O_EXCL stays exact. A file
+/// without a name (O_TMPFILE, Linux 6.2) is made by this alone.
 @c(jext4_serve_create)
 func serveCreate(
     _ raw: fuse_req_t?, _ parent: fuse_ino_t, _ name: UnsafePointer<CChar>?, _ mode: mode_t,
     _ file: UnsafeMutablePointer<fuse_file_info>?
 ) {
     let request = unsafe Request(raw)
-    guard !request.session.mayRefuseOpen else { return request.fail(ENOSYS) }
+    let parent = NodeID.inode(parent), mode = UInt16(mode & 0o7777)
+    let isNameless = unsafe jext4_worker()?.pointee.is_nameless ?? false
+    guard isNameless || !request.session.mayRefuseOpen else { return request.fail(ENOSYS) }
     do throws(Ext4Error) {
-        let made = try request.fileSystem.createFile(
-            unsafe FileName(name), in: NodeID.inode(parent), mode: UInt16(mode & 0o7777), caller: request.caller)
+        let made =
+            isNameless
+            ? try request.fileSystem.createNamelessFile(in: parent, mode: mode, caller: request.caller)
+            : try request.fileSystem.createFile(unsafe FileName(name), in: parent, mode: mode, caller: request.caller)
         unsafe request.session.open(file)
         unsafe request.answer(created: made, file)
     } catch {

@@ -51,7 +51,7 @@ enum RequestSource {
         unsafe context.initialize(
             to: jext4_worker(
                 descriptor: source.descriptor, request: memory + Layout.start, scratch: nil,
-                scratch_size: Connection.transferByteCount, ring: nil))
+                scratch_size: Connection.transferByteCount, ring: nil, is_nameless: false))
         unsafe buffer.mem = memory + Layout.start
         if case .queue(let queue, let descriptor) = source {
             // No request that is answered from the scratch memory has a payload of its own.
@@ -94,6 +94,7 @@ enum RequestSource {
 
     /// Serves what `receive` got.
     func process(_ raw: OpaquePointer, _ session: Session) {
+        unsafe context.pointee.is_nameless = DirectRequest.makeCreate(of: buffer.mem, count: buffer.size)
         unsafe serve(raw, session)
         // What the kernel forgets comes another way than requests: a file that was removed before may still hold what
         // is missing now. The answer has not been handed in, so the request can be served again.

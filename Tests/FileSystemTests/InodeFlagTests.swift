@@ -46,9 +46,12 @@ import Testing
             for flag in [InodeRecord.Flags.journalData, .directAccess, .pastEnd, .hugeFile, .attributeInode] {
                 #expect(throws: Ext4Error.posix(Errno.notSupported)) { try set(flag, of: file, fileSystem) }
             }
+            // The rest of the change is done.
             #expect(throws: Ext4Error.posix(Errno.notSupported)) {
-                try fileSystem.setFlags(of: file, to: InodeFlags(flags: [], project: 0))
+                try fileSystem.setFlags(of: file, to: InodeFlags(flags: [.noDump], project: 0))
             }
+            #expect(try fileSystem.flags(of: file).flags == [.extents, .noDump])
+            try fileSystem.setFlags(of: file, to: InodeFlags(flags: [.extents], project: 0))
             #expect(throws: Ext4Error.posix(Errno.notSupported)) { try set([], of: file, project: 3, fileSystem) }
             // chattr passes on what it has seen, and may name what only the file system sets.
             try set([.index, .verity, .inlineData], of: file, fileSystem)

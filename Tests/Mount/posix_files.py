@@ -6,11 +6,12 @@ import fcntl
 import mmap
 import os
 import random
+import stat
 import subprocess
 import sys
 import time
 
-from harness import SEED, check, expect_errno, fresh, main
+from harness import SEED, check, expect_errno, fresh, main, wait_until
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 MIB = 1 << 20
@@ -271,6 +272,37 @@ def locks(mountpoint):
         expect_errno(errno.EAGAIN, fcntl.flock, two, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(one, fcntl.LOCK_UN)
         fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def give_name(file, path):
+    """linkat(2) of an open file."""
+    os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file, follow_symlinks=True)
+
+
+@check("a file without a name (O_TMPFILE) goes at its last close, or is given one")
+def nameless(mountpoint):
+    base = fresh(mountpoint, "nameless")
+    free = os.statvfs(base).f_ffree
+    file = os.open(base, os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(file, b"content")
+    assert os.fstat(file).st_nlink == 0 and stat.S_IMODE(os.fstat(file).st_mode) == 0o640
+    assert os.listdir(base) == [] and os.statvfs(base).f_ffree == free - 1
+    give_name(file, f"{base}/named")
+    assert os.fstat(file).st_nlink == 1 and os.stat(f"{base}/named").st_size == 7
+    os.fsync(file)
+    os.unlink(f"{base}/named")
+    expect_errno(errno.ENOENT, give_name, file, f"{base}/again")
+    os.close(file)
+    closed = os.open(base, os.O_TMPFILE | os.O_RDWR | os.O_EXCL, 0o600)
+    expect_errno(errno.ENOENT, give_name, closed, f"{base}/again")
+    os.close(closed)
+    wait_until(lambda: os.statvfs(base).f_ffree == free, "both to be deleted")
+    kept = os.open(base, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    os.write(kept, b"kept")
+    give_name(kept, f"{base}/kept")
+    os.close(kept)
+    with open(f"{base}/kept", "rb") as kept:
+        assert kept.read() == b"kept"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ struct jext4_worker {
     size_t scratch_size;
     /// What this thread takes its requests from instead of the descriptor; null where it does not.
     struct jext4_ring *ring;
+    /// The request is a FUSE_CREATE of a file that gets no name.
+    bool is_nameless;
 };
 /// Sets what jext4_worker gives on the calling thread; null ends it.
 void jext4_set_worker(const struct jext4_worker *worker);

@@ -221,8 +221,9 @@ final class Inode: Sendable {
         set { state.withLock { $0.outOfPlaceChoice = newValue } }
     }
 
-    /// Of an append-only file: the bytes that it had when it was read or became one.
+    /// Of an append-only file: the bytes that it had when it was read or became one. Nothing else knows it.
     var fixedByteCount: UInt64 { state.withLock { $0.fixedByteCount } }
+    var remembersItsEnd: Bool { field { $0.flags.contains(.appendOnly) } }
     func fixContent() { state.withLock { $0.fixedByteCount = $0.record.size } }
 
     var type: FileType? { FileType(mode: field { $0.mode }) }

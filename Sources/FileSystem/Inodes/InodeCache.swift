@@ -12,6 +12,8 @@ final class InodeCache: Sendable {
         var references: [UInt32: UInt64] = [:]
         /// Numbers without a name: deleted when the last reference goes.
         var unlinked: Set<UInt32> = []
+        /// Those of them that never had one, and may be given one.
+        var nameless: Set<UInt32> = []
         /// How many objects to have before looking for idle ones to drop.
         var limit = Self.idleLimit
         static let idleLimit = 256
@@ -75,11 +77,33 @@ final class InodeCache: Sendable {
         }
     }
 
+    /// An inode that begins without a name, and that somebody refers to.
+    func markNameless(_ number: InodeNumber) {
+        shard(number).shard.withLock { shard in
+            shard.unlinked.insert(number.rawValue)
+            shard.nameless.insert(number.rawValue)
+        }
+    }
+
+    /// Whether an inode without a name may be given one.
+    func isNameless(_ number: InodeNumber) -> Bool {
+        shard(number).shard.withLock { $0.nameless.contains(number.rawValue) }
+    }
+
+    /// It has its first name.
+    func markNamed(_ number: InodeNumber) {
+        shard(number).shard.withLock { shard in
+            shard.unlinked.remove(number.rawValue)
+            shard.nameless.remove(number.rawValue)
+        }
+    }
+
     /// Forgets a deleted inode: its number may be given out again. Called before the handle that frees the number
     /// closes.
     func remove(_ inode: Inode) {
         shard(inode.number).shard.withLock { shard in
             shard.unlinked.remove(inode.number.rawValue)
+            shard.nameless.remove(inode.number.rawValue)
             if shard.inodes[inode.number.rawValue] === inode { shard.inodes[inode.number.rawValue] = nil }
         }
     }
@@ -100,7 +124,8 @@ final class InodeCache: Sendable {
         for number in Array(shard.inodes.keys) {
             // Taken out of the dictionary, an idle inode has this one owner left.
             guard var inode = shard.inodes.removeValue(forKey: number) else { continue }
-            if isKnownUniquelyReferenced(&inode) { continue }
+            let isKept = inode.remembersItsEnd && shard.references[number] != nil
+            if !isKept && isKnownUniquelyReferenced(&inode) { continue }
             shard.inodes[number] = inode
         }
         shard.limit = max(Shard.idleLimit, shard.inodes.count * 2)

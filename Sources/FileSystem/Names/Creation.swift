@@ -100,6 +100,37 @@ extension FileSystem {
         }
     }
 
+    /// A regular file without a name (O_TMPFILE), for as long as somebody refers to it: `link` may give it one.
+    package func createNamelessFile(
+        in parent: InodeNumber, mode: UInt16, caller: Caller
+    ) throws(Ext4Error) -> Attributes {
+        try requireWritable()
+        let directory = try inode(parent)
+        return try directory.lock.withReadLock { () throws(Ext4Error) in
+            try directory.requireDirectory()
+            let inherited = try inheritance(from: directory, mode: FileType.regular.rawValue | mode & 0o7777, caller)
+            var record = newRecord(inherited.mode, in: directory, caller, .empty)
+            record.linkCount = 0
+            let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
+            try requireInode()
+            let space = try volume.reserve(
+                attributes.blockCount, for: directory, privileged: volume.isPrivileged(caller))
+            // Bitmap, descriptor and table.
+            let credits = ExtendedAttributes.credits + OrphanTable.credits + 4
+            return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
+                let number = try volume.inodes.allocate(
+                    parent: parent, isDirectory: false, isTopLevel: false, in: handle)
+                let child = try Inode(creating: number, record, volume, in: handle)
+                inodes.insert(child)
+                try ExtendedAttributes(volume: volume, inode: child).apply(attributes, from: space, in: handle)
+                try orphans.add(child, volume, in: handle)
+                inodes.retain(number)
+                inodes.markNameless(number)
+                return child.attributes(volume)
+            }
+        }
+    }
+
     /// ENOSPC when no inode is free; the last one may still go to somebody else.
     private func requireInode() throws(Ext4Error) {
         try volume.deletions.retry { () throws(Ext4Error) in

@@ -18,8 +18,9 @@ extension FileSystem {
     }
 
     /// Sets what may be set, and leaves the rest as it is, as chattr passes all that it has seen. EOPNOTSUPP for flags
-    /// that the volume or this server does not have, and for a project where there are none. Whoever may change the
-    /// mode of the inode may do this, but for the immutable and the append-only flag: the caller has asked who it is.
+    /// that the volume or this server does not have, and for a project where there are none; also when all was done
+    /// but for flags that cannot be changed here, as Linux has it. Whoever may change the mode of the inode may do
+    /// this, but for the immutable and the append-only flag: the caller has asked who it is.
     package func setFlags(of number: InodeNumber, to wanted: InodeFlags) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
@@ -27,21 +28,20 @@ extension FileSystem {
         try inode.lock.withWriteLock { () throws(Ext4Error) in
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             let before = inode.record
-            let settable = InodeRecord.Flags.settable(for: FileType(mode: before.mode))
-            let flags = before.flags.subtracting(settable).union(wanted.flags.intersection(settable))
-            guard flags.symmetricDifference(before.flags).isDisjoint(with: .fixed) else {
-                throw .posix(Errno.notSupported)
-            }
+            let type = FileType(mode: before.mode), settable = InodeRecord.Flags.settable(for: type)
+            let free = settable.subtracting(.fixed), chosen = wanted.flags.intersection(free)
             guard wanted.project == before.project || hasProject(before) else { throw .posix(Errno.notSupported) }
             let now = volume.now()
             try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
                 try inode.update(in: handle, volume) { record throws(Ext4Error) in
-                    record.flags = flags
+                    record.flags = record.flags.subtracting(free).union(chosen)
                     record.project = wanted.project
                     record.change = now
                 }
             }
-            if flags.contains(.appendOnly) && !before.flags.contains(.appendOnly) { inode.fixContent() }
+            if chosen.contains(.appendOnly) && !before.flags.contains(.appendOnly) { inode.fixContent() }
+            let missed = wanted.flags.symmetricDifference(before.flags).intersection(settable).intersection(.fixed)
+            guard missed.isEmpty else { throw .posix(Errno.notSupported) }
         }
     }
 

@@ -22,10 +22,11 @@ extension FileSystem {
             let (space, credits) = try spaceForInsert(plan, into: directory, caller)
             return try target.lock.withWriteLock { () throws(Ext4Error) in
                 let links = target.field { $0.linkCount }
-                guard links > 0 else { throw .posix(Errno.noEntry) }
+                guard links > 0 || inodes.isNameless(number) else { throw .posix(Errno.noEntry) }
                 try target.checkChangeable()
                 guard links < Self.maximumLinks else { throw .posix(Errno.tooManyLinks) }
-                try volume.withHandle(credits: credits + 1) { handle throws(Ext4Error) in
+                try volume.withHandle(credits: credits + 1 + OrphanTable.credits) { handle throws(Ext4Error) in
+                    if links == 0 { try orphans.remove(target, volume, inodes, in: handle) }
                     try view.insert(plan, inode: number, type: target.type?.entryCode ?? 0, from: space, in: handle)
                     let now = volume.now()
                     try touch(directory, now, in: handle)
@@ -34,6 +35,7 @@ extension FileSystem {
                         record.change = now
                     }
                 }
+                if links == 0 { inodes.markNamed(number) }
                 inodes.retain(number)
                 return target.attributes(volume)
             }
