@@ -74,15 +74,21 @@ package struct MountWords: Equatable, Sendable {
         }
     }
 
-    /// Words for mount(8), systemd or the user's own use, and those that say what is so anyway.
+    /// Words for mount(8), systemd or the user's own use; those that say what is so anyway; and those with which ext4
+    /// is tuned, so that a line of fstab may stay as it is.
     private static func isForOthers(_ word: String) -> Bool {
         let ignored: Set<String> = [
             "defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "group", "owner", "nofail",
             "_netdev", "loop", "relatime", "norelatime", "nolazytime", "user_xattr", "barrier", "barrier=1",
-            "data=ordered", "default_permissions", "noiversion",
+            "data=ordered", "default_permissions", "noiversion", "bsddf", "nogrpid", "sysvgroups", "nodelalloc",
+            "auto_da_alloc", "block_validity",
+            "delalloc", "lazytime", "dioread_lock", "dioread_nolock", "init_itable", "noinit_itable", "nombcache",
         ]
-        return ignored.contains(word) || word.hasPrefix("x-") || word.hasPrefix("X-") || word.hasPrefix("comment=")
-            || word.hasPrefix("uhelper=") || word.hasPrefix("helper=")
+        let beginnings = [
+            "x-", "X-", "comment=", "uhelper=", "helper=", "stripe=", "inode_readahead_blks=", "max_batch_time=",
+            "min_batch_time=", "journal_ioprio=", "init_itable=",
+        ]
+        return ignored.contains(word) || beginnings.contains { word.hasPrefix($0) }
     }
 
     private mutating func take(flag word: String) throws(Ext4Error) {

@@ -29,8 +29,8 @@ import Testing
 
     /// A word that is dropped silently may be the one that protects the data.
     @Test(arguments: [
-        "sync", "dirsync", "foo", "foo=1", "errors=never", "commit=soon", "commit=-1", "commit=901", "offset=511",
-        "offset=", "offset=99999999999999999999g", "cache_size=0", "cache_size=1k", "lockfile=", "data=journal",
+        "foo", "foo=1", "nobarrier", "data=writeback", "errors=never", "commit=soon", "commit=-1", "commit=901",
+        "offset=511", "offset=", "offset=99999999999999999999g", "cache_size=0", "cache_size=1k", "lockfile=", "data=journal",
         "journal_dev=",
     ])
     func anUnknownWordOrValueIsNamed(word: String) throws {
@@ -42,6 +42,8 @@ import Testing
     @Test func wordsForOthersAreIgnored() throws {
         let list = "defaults,nofail,_netdev,noauto,user,x-systemd.automount,X-mount.mkdir,comment=x,relatime,user_xattr"
         #expect(try MountWords(parsing: [list]) == MountWords())
+        let tuning = "delalloc,lazytime,stripe=32,inode_readahead_blks=64,auto_da_alloc,noinit_itable"
+        #expect(try MountWords(parsing: [tuning]) == MountWords())
     }
 
     /// Without a replay a writable mount would write over what the log still holds.
@@ -55,7 +57,11 @@ import Testing
     @Test func theVolumeIsToldWhatTheWordsSay() throws {
         let options = try MountWords(parsing: ["ro,noload,commit=7,cache_size=16m,discard,errors=continue"])
             .volumeOptions
-        #expect(options.readOnly && options.noRecovery && options.discard)
+        #expect(options.readOnly && options.noRecovery && options.discard && !options.synchronousNames)
+        for words in ["sync", "dirsync", "async,dirsync"] {
+            #expect(try MountWords(parsing: [words]).volumeOptions.synchronousNames)
+        }
+        #expect(try !MountWords(parsing: ["sync,dirsync,async"]).volumeOptions.synchronousNames)
         let named = try MountWords(parsing: ["journal_dev=/dev/a,journal_path=/dev/b"])
         #expect(named.journalPath == "/dev/b")
         #expect(message("record=log,journal_dev=/dev/a") != nil)
