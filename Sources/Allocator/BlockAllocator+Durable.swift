@@ -24,17 +24,21 @@ extension BlockAllocator {
     }
 
     /// Clears the bits of all clusters in which blocks of the run lie through the handle now: 2 credits per group
-    /// touched. They can be given out again when the transaction is durable. Freeing a free block or a system block is
-    /// `.corrupt`, before any change.
-    package func free(_ run: BlockRun, in handle: borrowing Handle) throws(Ext4Error) {
+    /// touched. They can be given out again when the transaction is durable, and `before` that has run. Freeing a free
+    /// block or a system block is `.corrupt`, before any change.
+    package func free(
+        _ run: BlockRun, in handle: borrowing Handle, before: (@Sendable () -> Void)? = nil
+    ) throws(Ext4Error) {
         guard run.count > 0 else { return }
         guard !isSystemBlock(run) else {
             throw .corrupt("block number to be freed", where: "\(run.count) blocks at block \(run.start.rawValue)")
         }
         let parts = Self.parts(of: run, layout)
         if parts.count > 1 { for part in parts { try check(part, areUsed: true) } }
-        for part in parts {
+        for (index, part) in parts.enumerated() {
             try change(part, toUsed: false, in: handle) { $0.pendingCount += part.bits.count }
+            // Not earlier: a handle that has changed nothing may go on, and the blocks are still in use.
+            if index == 0, let before { handle.onCommit(before) }
             counts.withLock {
                 $0.durable += UInt64(part.bits.count)
                 $0.pending += UInt64(part.bits.count)

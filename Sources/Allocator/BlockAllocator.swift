@@ -271,7 +271,7 @@ package final class BlockAllocator: Sendable {
         return try withoutWindows { () throws(Ext4Error) in
             if let run = try search(count, near: goal) { return run }
             // A bitmap that cannot be read is no damage of the volume.
-            if let failure = counts.withLock({ $0.unreadable }) { throw failure }
+            if let failure = groups.unreadable { throw failure }
             throw .corrupt("free block count", where: "blocks promised by the counts are in no bitmap")
         }
     }
@@ -443,7 +443,7 @@ package final class BlockAllocator: Sendable {
 
     /// The free blocks of the group leave the counts, as far as its descriptor can be believed.
     private func takeOutOfUse(_ group: GroupNumber, _ error: Ext4Error) {
-        if case .io = error { counts.withLock { $0.unreadable = $0.unreadable ?? error } }
+        groups.noteUnreadable(error)
         let count = (try? groups.descriptor(group))?.freeBlockCount ?? 0
         groups.withOrders { $0.setOrder(nil, of: group.rawValue) }
         counts.withLock { $0.lost += UInt64(count) }

@@ -10,8 +10,6 @@ struct BlockCounts: Sendable {
     var pending: UInt64 = 0
     /// Of these, in groups that are out of use.
     var lost: UInt64 = 0
-    /// What the device answered when the first of these groups could not be read.
-    var unreadable: Ext4Error?
     /// Promised to reservations and not yet staged.
     var reserved: UInt64 = 0
     /// Pending frees that have ever become free.

@@ -21,10 +21,12 @@ struct GroupStripe {
     }
 
     /// Makes room for one more loaded group. Groups with staged blocks or pending frees stay: their index alone knows.
+    /// One that is out of use stays that.
     mutating func evict(above limit: Int) {
         while blocks.count >= limit {
             guard let victim = blocks.filter({ $0.value.isClean }).min(by: { $0.value.lastUse < $1.value.lastUse })
             else { return }
+            if victim.value.isOutOfUse { withoutBlocks.insert(victim.key) }
             blocks[victim.key] = nil
         }
     }

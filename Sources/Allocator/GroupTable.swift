@@ -13,6 +13,7 @@ package final class GroupTable: Sendable {
     private let stripes: [Monitor<GroupStripe>]
     private let orders: Monitor<GroupOrders>
     private let damageList = Monitor<[Ext4Error]>([])
+    private let firstUnreadable = Mutex<Ext4Error?>(nil)
     private let onDamage = Mutex<DamageHook?>(nil)
     let descriptorsPerBlock: UInt32
     static let stripeCount = 64
@@ -72,6 +73,14 @@ package final class GroupTable: Sendable {
         hook.body(problem)
     }
 
+    /// Keeps the first error of a device that hides what a group has free.
+    func noteUnreadable(_ error: Ext4Error) {
+        if case .io = error { firstUnreadable.withLock { $0 = $0 ?? error } }
+    }
+
+    /// Why less may be found than the counts promise, where that is no damage.
+    var unreadable: Ext4Error? { firstUnreadable.withLock { $0 } }
+
     /// Looks at the next descriptor block, nearest to `group`, that no search has looked at, or waits for those who
     /// look at the last ones; false when the lists were complete before the call. No group's lock is held.
     func discover(near group: GroupNumber) -> Bool {
@@ -98,11 +107,15 @@ package final class GroupTable: Sendable {
             cache.prefetch(layout.descriptor(of: GroupNumber(first)).block, count: 16)
         }
         for number in first..<end {
-            // A damaged one stays out of the lists; whoever needs this very group gets the error.
-            guard let facts = try? descriptor(GroupNumber(number)) else { continue }
-            withOrders {
-                $0.guess(freeBlockCount: facts.freeBlockCount, of: number)
-                $0.guessHasInodes(facts.freeInodeCount > 0, of: number)
+            do throws(Ext4Error) {
+                let facts = try descriptor(GroupNumber(number))
+                withOrders {
+                    $0.guess(freeBlockCount: facts.freeBlockCount, of: number)
+                    $0.guessHasInodes(facts.freeInodeCount > 0, of: number)
+                }
+            } catch {
+                // It stays out of the lists; whoever needs this very group gets the error.
+                noteUnreadable(error)
             }
         }
         return true

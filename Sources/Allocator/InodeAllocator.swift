@@ -139,17 +139,23 @@ package final class InodeAllocator: Sendable {
         let bitmap = try bitmap(of: group, descriptor)
         let lowest = max(stripe.lowestFreeInode[group.rawValue] ?? 0, reservedCount(in: group))
         let end = layout.superBlock.inodesPerGroup
-        guard let bitmap else {
-            return lowest < end ? Found(table: table, descriptor: descriptor, bitmap: nil, index: lowest) : nil
-        }
-        let index = try bitmap.withBytes { bytes throws(Ext4Error) -> Int? in
-            lowest < end ? bytes.firstClearBit(in: Int(lowest)..<Int(end)) : nil
-        }
+        let index =
+            if let bitmap {
+                try bitmap.withBytes { bytes throws(Ext4Error) -> Int? in
+                    lowest < end ? bytes.firstClearBit(in: Int(lowest)..<Int(end)) : nil
+                }
+            } else {
+                lowest < end ? Int(lowest) : nil
+            }
         guard let index else {
+            guard bitmap != nil else { return nil }
             throw .corrupt(
                 "inode bitmap",
                 where: "group \(group.rawValue): full, the descriptor says \(descriptor.freeInodeCount) free")
         }
+        // The new inode is written there once it counts as used: too late to find out that this cannot be read.
+        let byte = index * layout.superBlock.inodeByteCount
+        _ = try cache.block(descriptor.inodeTable + UInt64(byte / layout.blockByteCount))
         return Found(table: table, descriptor: descriptor, bitmap: bitmap, index: UInt32(index))
     }
 

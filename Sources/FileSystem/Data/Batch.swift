@@ -105,21 +105,18 @@ extension FileSystem {
         try sync(number, dataOnly: false)
     }
 
-    /// Drops the batch. False when there was none; else what others remember of the file's data and size is wrong.
-    package func abortBatch(_ number: InodeNumber, by caller: Caller = .root) throws(Ext4Error) -> Bool {
-        try withBatch(of: number, by: caller) { _, batch throws(Ext4Error) in
-            guard let batch else { return false }
+    /// Drops the batch, if its owner is such a one. False when there was none; else what others remember of the file's
+    /// data and size is wrong.
+    package func abortBatch(
+        _ number: InodeNumber, by caller: Caller = .root, where isMeant: (BatchOwner) -> Bool = { _ in true }
+    ) throws(Ext4Error) -> Bool {
+        // Most files have none, and who closes one is not to wait for its locks.
+        guard batches.withLock({ $0[number.rawValue] != nil }) else { return false }
+        return try withBatch(of: number, by: caller) { _, batch throws(Ext4Error) in
+            guard let batch, isMeant(batch.owner) else { return false }
             drop(batch)
             return true
         }
-    }
-
-    /// As `abortBatch`, if the owner is such a one.
-    package func abortBatch(
-        _ number: InodeNumber, where isMeant: (BatchOwner) -> Bool
-    ) throws(Ext4Error) -> Bool {
-        let owner = batches.withLock { $0[number.rawValue]?.owner }
-        return try owner.map(isMeant) == true ? abortBatch(number) : false
     }
 
     func abortAllBatches() {

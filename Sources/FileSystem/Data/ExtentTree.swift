@@ -72,9 +72,17 @@ struct ExtentTree {
             where: number.map { place(of: $0) } ?? "inode \(inode.number.rawValue), root")
     }
 
-    /// Hands out the leaf that `block` belongs to.
+    /// The nodes on the way to `block`, without the root: with its last extent a leaf goes as well, and who leads to it
+    /// alone.
+    func nodes(to block: UInt64) throws(Ext4Error) -> [FSBlock] {
+        var nodes: [FSBlock] = []
+        try withLeaf(of: FileBlock(UInt32(block)), through: { nodes.append($0) }) { _, _ in }
+        return nodes
+    }
+
+    /// Hands out the leaf that `block` belongs to, and before that the nodes on the way to it.
     private func withLeaf<R>(
-        of block: FileBlock, _ body: (RawSpan, Leaf) throws(Ext4Error) -> R
+        of block: FileBlock, through: (FSBlock) -> Void = { _ in }, _ body: (RawSpan, Leaf) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
         var key: UInt64 = 0, limit: UInt64 = 1 << 32
         let record = inode.record
@@ -85,6 +93,7 @@ struct ExtentTree {
             if from <= block { key = max(key, UInt64(from.rawValue)) }
             limit = min(limit, next ?? limit)
             let node = try verifiedNode(number, depth: depth)
+            through(number)
             if depth == 0 {
                 return try node.withBytes { bytes throws(Ext4Error) in
                     try body(bytes, Leaf(number: number, key: key, limit: limit))

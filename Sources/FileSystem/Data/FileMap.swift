@@ -86,7 +86,7 @@ enum FileMap {
     func checkFreeable(_ range: Range<UInt64>, of piece: Piece) throws(Ext4Error) {
         let (volume, nodes): (Volume, [FSBlock])
         switch self {
-        case .extents(let tree): (volume, nodes) = (tree.volume, [])
+        case .extents(let tree): (volume, nodes) = (tree.volume, try tree.nodes(to: range.lowerBound))
         case .indirect(let map): (volume, nodes) = (map.volume, try map.nodes(to: range.lowerBound))
         case .nothing(let own, _): (volume, nodes) = (own, [])
         }
@@ -94,7 +94,7 @@ enum FileMap {
         guard case .extent(let extent) = piece else { return }
         let run = extent.part(range)
         for node in nodes where run.start <= node && node < run.start + UInt64(run.count) {
-            throw .corrupt("block map", where: "block \(node.rawValue) is an indirect block and data")
+            throw .corrupt("block map", where: "block \(node.rawValue) is a block of the map and data")
         }
         try volume.blocks.checkFreeable(BlockRun(start: run.start, count: run.count))
         try checkClusters(of: run, volume.layout)

@@ -34,6 +34,7 @@ struct Truncation {
         let now = volume.now()
         let credits =
             2 + OrphanTable.credits + (tail?.credits ?? 0) + (fits ? steps.credits : 0) + (attributes?.credits ?? 0)
+        var isDone = false
         try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
             if let tail { try publish(tail, in: handle) }
             try attributes?.apply(in: handle)
@@ -42,10 +43,10 @@ struct Truncation {
                 volume.stampChange(of: &record, now)
                 fields(&record, now)
             }
-            guard fits else { return try orphans.add(inode, volume, in: handle) }
-            _ = try freeSteps(from: first, steps.count, in: handle)
+            isDone = fits ? try freeSteps(from: first, steps.count, in: handle) : false
+            if !isDone { try orphans.add(inode, volume, in: handle) }
         }
-        if !fits { try finishCut() }
+        if !isDone { try finishCut() }
     }
 
     /// Frees what lies behind the size, in as many handles as it takes, and with the last the inode is an orphan no
@@ -211,24 +212,39 @@ struct Truncation {
             let map = FileMap(volume, inode)
             let space = try volume.blocks.reserve(0, privileged: true)
             for step in 0..<count {
-                guard let last = try map.last(), last.range.upperBound > first else { return true }
-                let end = last.range.upperBound
-                let low = max(last.range.lowerBound, first, end > stepLimit ? end - stepLimit : 0)
+                let next: (piece: FileMap.Piece, range: Range<UInt64>)?
                 do throws(Ext4Error) {
-                    try map.checkFreeable(low..<end, of: last)
+                    next = try freeable(in: map, from: first)
                 } catch {
                     // Found out in the first step, damage has changed nothing yet; later, the next handle will.
                     if step > 0 { return false }
                     throw error
                 }
-                let removed = try map.replace(low..<end, with: [], from: space, in: handle)
-                if case .extent = last, removed.isEmpty {
+                guard let (piece, range) = next else { return true }
+                let removed = try map.replace(range, with: [], from: space, in: handle)
+                if case .extent = piece, removed.isEmpty {
                     throw .corrupt("map", where: "inode \(inode.number.rawValue): the last piece is not found")
                 }
                 try volume.release(removed, of: inode, in: handle)
             }
-            return try map.last().map { $0.range.upperBound <= first } ?? true
+            do throws(Ext4Error) {
+                return try map.last().map { $0.range.upperBound <= first } ?? true
+            } catch {
+                return false
+            }
         }
+    }
+
+    /// The last piece of the file, and as much of it as one step frees; nil when nothing is left from `first` on. Throws
+    /// what freeing it would.
+    private func freeable(
+        in map: FileMap, from first: UInt64
+    ) throws(Ext4Error) -> (piece: FileMap.Piece, range: Range<UInt64>)? {
+        guard let last = try map.last(), last.range.upperBound > first else { return nil }
+        let end = last.range.upperBound
+        let low = max(last.range.lowerBound, first, end > stepLimit ? end - stepLimit : 0)
+        try map.checkFreeable(low..<end, of: last)
+        return (last, low..<end)
     }
 
     /// Frees everything from `first` on, in as many handles as it takes, and runs `last` in the final one.

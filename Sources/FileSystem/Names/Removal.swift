@@ -77,9 +77,9 @@ extension FileSystem {
     // MARK: The end of an inode
 
     /// Deletes an inode whose name is gone already. What fails stays an orphan, for unmount and the next mount to
-    /// finish.
+    /// finish; damage that stands in the way is recorded.
     func deleteOrLeave(_ number: InodeNumber) {
-        do throws(Ext4Error) { try delete(number) } catch {}
+        do throws(Ext4Error) { try delete(number) } catch { report(error, about: number) }
     }
 
     /// Frees everything of an inode without names and references, and its number.

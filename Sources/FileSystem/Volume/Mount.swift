@@ -101,6 +101,7 @@ extension FileSystem {
         for number in try orphans.load(volume, inodes, listHead: volume.superBlock.lastOrphan) {
             do throws(Ext4Error) { try finishOrphan(number) } catch {
                 // One that cannot be finished stays an orphan, and keeps nobody from the rest of the volume.
+                report(error, about: number)
                 if isReadOnly { throw error }
             }
         }
@@ -147,6 +148,18 @@ extension FileSystem {
         abortAllBatches()
         dropAllDelegations()
         for number in inodes.unlinked { deleteOrLeave(number) }
+        do throws(Ext4Error) {
+            try stampUnmount()
+        } catch {
+            // What has finished before is committed all the same.
+            try journal.close()
+            throw error
+        }
+        try journal.close()
+        try SuperBlockFile(device: volume.device).setNeedsRecovery(false, hasChecksums: volume.hasChecksums)
+    }
+
+    private func stampUnmount() throws(Ext4Error) {
         let hasOrphans = orphans.hasSlotsInUse
         let now = UInt32(truncatingIfNeeded: volume.now().seconds)
         try volume.withHandle(credits: 1) { handle throws(Ext4Error) in
@@ -158,8 +171,6 @@ extension FileSystem {
                 bytes[SuperBlock.Layout.readOnlyCompatible] = words.rawValue
             }
         }
-        try journal.close()
-        try SuperBlockFile(device: volume.device).setNeedsRecovery(false, hasChecksums: volume.hasChecksums)
     }
 }
 

@@ -102,14 +102,13 @@ final class Volume: Sendable {
     /// Frees the clusters of a run through the handle. With `discard`, the device hears of it once the transaction is
     /// durable, and before the allocator may give the blocks out again: commit actions run in order.
     func free(_ run: BlockRun, in handle: borrowing Handle) throws(Ext4Error) {
-        if options.discard {
-            let whole = layout.wholeClusters(run.start.rawValue..<run.start.rawValue + UInt64(run.count))
-            handle.onCommit { [device, offset = offset(of: FSBlock(whole.lowerBound)), unit = UInt64(blockByteCount)] in
-                // A hint: a device that cannot do it has lost nothing.
-                try? device.discard(at: offset, count: UInt64(whole.count) * unit)
-            }
+        guard options.discard else { return try blocks.free(run, in: handle) }
+        let whole = layout.wholeClusters(run.start.rawValue..<run.start.rawValue + UInt64(run.count))
+        let offset = offset(of: FSBlock(whole.lowerBound)), count = UInt64(whole.count) * UInt64(blockByteCount)
+        try blocks.free(run, in: handle) { [device] in
+            // A hint: a device that cannot do it has lost nothing.
+            try? device.discard(at: offset, count: count)
         }
-        try blocks.free(run, in: handle)
     }
 
     /// Frees what an inode has been mapped to (`FileMap.replace`), but for clusters that it has other blocks of, and
