@@ -231,9 +231,11 @@ package struct InodeRecord: Sendable {
     private static func encoded(_ time: Timestamp, isWide: Bool) -> (UInt32, UInt32) {
         let lowest = Int64(Int32.min), highest = isWide ? Int64(Int32.max) + 3 << 32 : Int64(Int32.max)
         let seconds = min(max(time.seconds, lowest), highest)
+        // As in Linux, where the range ends so do the nanoseconds.
+        let nanoseconds = seconds == lowest || seconds == highest ? 0 : time.nanoseconds
         let low = Int32(truncatingIfNeeded: seconds)
         let epoch = UInt32(truncatingIfNeeded: (seconds - Int64(low)) >> 32) & 3
-        return (UInt32(bitPattern: low), epoch | time.nanoseconds << 2)
+        return (UInt32(bitPattern: low), epoch | nanoseconds << 2)
     }
 }
 

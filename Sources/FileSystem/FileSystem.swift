@@ -164,14 +164,16 @@ package final class FileSystem: Sendable {
     }
 
     /// Writes `bytes` at byte `offset`. `caller` decides whether the reserved blocks may be used. Answers the count:
-    /// all, but out of place at most what one transaction can publish.
+    /// all that a file can have, but out of place at most what one transaction can publish. `isAppending`: who writes
+    /// can do nothing but append (O_APPEND).
     package func write(
-        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root
+        _ number: InodeNumber, at offset: UInt64, _ bytes: RawSpan, by caller: Caller = .root,
+        isAppending: Bool = true
     ) throws(Ext4Error) -> Int {
         try requireWritable()
         let inode = try inode(number)
         guard inode.type == .regular else { throw .posix(inode.isDirectory ? Errno.isDirectory : Errno.invalid) }
-        try inode.checkChangeable(adding: offset >= inode.size)
+        try inode.checkChangeable(adding: isAppending && offset >= inode.size)
         try moveOutInlineData(of: inode)
         let count = try FileData(volume, inode).write(
             at: offset, bytes, outOfPlace: writesOutOfPlace(inode), privileged: volume.isPrivileged(caller))

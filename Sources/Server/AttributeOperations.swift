@@ -32,8 +32,11 @@ private func changes(
         changes.modification = has(FUSE_SET_ATTR_MTIME_NOW) ? .now : .to(Timestamp(status.st_mtim))
     }
     if has(FUSE_SET_ATTR_CTIME) { changes.change = .to(Timestamp(status.st_ctim)) }
+    // chown(2) that names no owner: nothing is told, but for the time by a kernel that keeps it, and it counts as one.
+    let namesNothing = mask & ~FUSE_SET_ATTR_CTIME == 0
+    if namesNothing { changes.change = changes.change ?? .now }
     // The kernel leaves it to us to take set-id bits away: on a new owner always, on a new size when it says so.
-    let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID)
+    let isNewOwner = has(FUSE_SET_ATTR_UID) || has(FUSE_SET_ATTR_GID) || namesNothing
     if changes.mode == nil && (isNewOwner || has(FUSE_SET_ATTR_KILL_SUID)) {
         changes.mode = try request.unprivilegedMode(of: inode)
     }

@@ -59,13 +59,26 @@ func serveWrite(
         if flags & WriteHeader.killPrivileges != 0 { try request.killPrivileges(of: inode) }
         let data = unsafe RawSpan(_unsafeStart: payload, byteCount: count)
         if flags & WriteHeader.isWrittenBack != 0 {
-            try request.fileSystem.writeBack(inode, at: UInt64(offset), data)
+            try request.writeBack(inode, at: UInt64(offset), data)
             return request.answer(written: count)
         }
-        let done = try request.fileSystem.write(inode, at: UInt64(offset), data, by: request.caller)
+        let isAppending = unsafe (file?.pointee.flags ?? 0) & O_APPEND != 0
+        let done = try request.fileSystem.write(
+            inode, at: UInt64(offset), data, by: request.caller, isAppending: isAppending)
         request.answer(written: done)
     } catch {
         request.fail(error)
+    }
+}
+
+extension Request {
+    /// A kernel that collects what is written asks for no attributes afterwards; but how many blocks a file has, it
+    /// cannot know.
+    fileprivate func writeBack(_ inode: InodeNumber, at offset: UInt64, _ data: RawSpan) throws(Ext4Error) {
+        guard session.usesWritebackCache else { return try fileSystem.writeBack(inode, at: offset, data) }
+        let before = try fileSystem.attributes(of: inode).sectorCount
+        try fileSystem.writeBack(inode, at: offset, data)
+        if try fileSystem.attributes(of: inode).sectorCount != before { session.forgetAttributes(of: inode) }
     }
 }
 

@@ -41,14 +41,12 @@ private struct ExtendedFlags: BitwiseCopyable {
         project = inode.project
     }
 
-    /// Only the flags that have a name here change. `.posix` EOPNOTSUPP for what ext4 does not have.
-    func applied(to inode: InodeFlags) throws(Ext4Error) -> InodeFlags {
-        var changed = inode.flags, rest = flags
+    /// Only the flags that have a name here change; what ext4 does not have is overlooked, as by Linux.
+    func applied(to inode: InodeFlags) -> InodeFlags {
+        var changed = inode.flags
         for (flag, own) in Self.names {
             if flags & flag != 0 { changed.insert(own) } else { changed.remove(own) }
-            rest &= ~flag
         }
-        guard rest == 0, extentSize == 0, copiedExtentSize == 0 else { throw .posix(Errno.notSupported) }
         return InodeFlags(flags: changed, project: project)
     }
 }
@@ -77,7 +75,7 @@ extension Request {
                     return fail(EINVAL)
                 }
                 let wanted = unsafe input.loadUnaligned(as: ExtendedFlags.self)
-                try setFlags(try wanted.applied(to: try fileSystem.flags(of: inode)), of: inode)
+                try setFlags(wanted.applied(to: try fileSystem.flags(of: inode)), of: inode)
                 answerControl()
             }
         } catch {

@@ -10,7 +10,7 @@ extension Request {
     func unprivilegedMode(of inode: InodeNumber) throws(Ext4Error) -> UInt16? {
         let attributes = try fileSystem.attributes(of: inode)
         let mode = attributes.mode
-        guard FileType(mode: mode) == .regular, mode & 0o6000 != 0 else { return nil }
+        guard FileType(mode: mode) != .directory, mode & 0o6000 != 0 else { return nil }
         let keepsGroup = mode & 0o2010 == 0o2000 && (isInGroup(attributes.gid) || holds(.keepSetID))
         let kept: UInt16 = keepsGroup ? 0o3777 : 0o1777
         return mode & 0o7777 == mode & kept ? nil : mode & kept

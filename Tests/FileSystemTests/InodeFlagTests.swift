@@ -29,13 +29,20 @@ import Testing
             try set([.noDump, .noAccessTime, .sync], of: file, fileSystem)
             #expect(try fileSystem.flags(of: file).flags == [.extents, .noDump, .noAccessTime, .sync])
             #expect(try fileSystem.attributes(of: file).change > before)
-            // What belongs to directories is not taken, and says nothing.
-            try set([.topDirectory, .directorySync, .projectInherit], of: file, fileSystem)
+            for flag in [InodeRecord.Flags.topDirectory, .directorySync, .projectInherit] {
+                #expect(throws: Ext4Error.posix(Errno.notSupported)) { try set(flag, of: file, fileSystem) }
+            }
             #expect(try fileSystem.flags(of: file).flags == [.extents, .noDump, .noAccessTime, .sync])
             try set([.topDirectory, .directorySync], of: folder, fileSystem)
             #expect(try fileSystem.flags(of: folder).flags == [.extents, .topDirectory, .directorySync])
             try fileSystem.setFlags(of: file, to: InodeFlags(flags: [.extents], project: 0))
             #expect(try fileSystem.flags(of: file).flags == [.extents])
+            // What stays immutable stays as it is.
+            try set([.immutable], of: file, fileSystem)
+            #expect(throws: Ext4Error.posix(Errno.notPermitted)) { try set([.noDump], of: file, fileSystem) }
+            try set([.immutable], of: file, fileSystem)
+            try fileSystem.setFlags(of: file, to: InodeFlags(flags: [.extents, .noDump], project: 0))
+            #expect(try fileSystem.flags(of: file).flags == [.extents, .noDump])
         }
     }
 
@@ -83,6 +90,20 @@ import Testing
             #expect(try fileSystem.read(file, at: 0, into: &raw) == 12_288)
             let expected = [(1, 100), (2, 3996), (3, 4096), (4, 4096)].flatMap { [UInt8](repeating: $0, count: $1) }
             #expect(content == expected)
+        }
+    }
+
+    /// Where the range of times ends, so do the nanoseconds (`timestamp_truncate` of Linux).
+    @Test(arguments: ["128", "256"]) func aTimeOutOfRangeIsTheLastWholeSecond(inodeByteCount: String) throws {
+        let volume = try DirectoryVolume(["-I", inodeByteCount])
+        try volume.mounted { fileSystem in
+            let file = try make("f", fileSystem), range = fileSystem.limits.times
+            for seconds in [range.lowerBound - 5, range.lowerBound, range.upperBound, range.upperBound + 5] {
+                var changes = AttributeChanges()
+                changes.modification = .to(Timestamp(seconds: seconds, nanoseconds: 5))
+                let kept = try fileSystem.setAttributes(of: file, changes).modification
+                #expect(kept == Timestamp(seconds: seconds < 0 ? range.lowerBound : range.upperBound, nanoseconds: 0))
+            }
         }
     }
 

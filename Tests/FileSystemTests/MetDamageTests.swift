@@ -5,8 +5,8 @@ import Foundation
 import Synchronization
 import Testing
 
-/// P5: damage, or a sector that cannot be read, which an operation meets on its way: it is found out before anything has
-/// changed, so that the journal goes on, and it is recorded.
+/// P5: damage, or a sector that cannot be read, which an operation meets on its way: it is found out before anything
+/// has changed, so that the journal goes on, and it is recorded.
 @Suite(.enabled(if: DirectoryVolume.hasTools, "needs mke2fs, debugfs and e2fsck")) struct MetDamageTests {
     private func name(_ text: String) throws -> FileName { try FileName([UInt8](text.utf8)) }
 
@@ -20,7 +20,9 @@ import Testing
     }
 
     /// The bytes of an image that is not mounted.
-    private func change(_ volume: DirectoryVolume, at offset: Int, _ count: Int, _ body: (inout [UInt8]) -> Void) throws {
+    private func change(
+        _ volume: DirectoryVolume, at offset: Int, _ count: Int, _ body: (inout [UInt8]) -> Void
+    ) throws {
         let handle = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
         defer { try? handle.close() }
         try handle.seek(toOffset: UInt64(offset))
@@ -36,7 +38,7 @@ import Testing
         return try #require(Int(text[rest...].drop { !$0.isNumber }.prefix { $0.isNumber }))
     }
 
-    /// Blocks of 1 KiB written from the end, so that each is an extent and several leaves hold them; the leaves' blocks.
+    /// Blocks of 1 KiB written from the end, so that each is an extent and several leaves hold them: the leaves.
     private func makeLeaves(_ volume: DirectoryVolume) throws -> [Int] {
         let file = try volume.mounted { fileSystem in
             let file = try create("f", fileSystem)

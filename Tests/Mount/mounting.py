@@ -217,6 +217,23 @@ def synchronous(scratch):
     expect_clean(image)
 
 
+@check("an append-only file takes what was opened to append, and nothing else", need=needs)
+def append_only(scratch):
+    image, directory = paths(scratch)
+    make_image(image, "32M")
+    with mounted(image, directory):
+        write(f"{directory}/log", "0123456789")
+        run("chattr", "+a", f"{directory}/log")
+        file = os.open(f"{directory}/log", os.O_WRONLY)
+        for offset in (0, 10, 100):
+            expect_errno(errno.EPERM, os.pwrite, file, b"x", offset)
+        os.close(file)
+        with open(f"{directory}/log", "ab") as file:
+            file.write(b"and more")
+        assert os.stat(f"{directory}/log").st_size == 18
+    expect_clean(image)
+
+
 @check("what a background mount has to say comes to standard error until it answers", need=needs)
 def warnings(scratch):
     image, directory = paths(scratch)

@@ -127,6 +127,13 @@ def largest(mountpoint):
     os.pwrite(file, b"last", end - 4)
     assert os.fstat(file).st_size == end and os.pread(file, 8, end - 8) == bytes(4) + b"last"
     expect_errno(errno.EFBIG, os.pwrite, file, b"x", end + 4096)
+    expect_errno(errno.EFBIG, os.pwrite, file, b"x", end)
+    assert os.pwrite(file, b"y" * 10_000, end - 6000) == 6000, "what has room is written"
+    assert os.pread(file, 10_000, end - 6000) == b"y" * 6000
+    source = opened(f"{base}/source")
+    os.write(source, b"z" * 100)
+    assert os.copy_file_range(source, file, 100, 0, end - 10) == 10
+    os.close(source)
     os.ftruncate(file, 1)
     assert os.fstat(file).st_size == 1
     os.close(file)
@@ -297,6 +304,11 @@ def nameless(mountpoint):
     expect_errno(errno.ENOENT, give_name, closed, f"{base}/again")
     os.close(closed)
     wait_until(lambda: os.statvfs(base).f_ffree == free, "both to be deleted")
+    os.mkdir(f"{base}/gone")
+    gone = os.open(f"{base}/gone", os.O_DIRECTORY)
+    os.rmdir(f"{base}/gone")
+    expect_errno(errno.EPERM, os.open, ".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=gone)
+    os.close(gone)
     kept = os.open(base, os.O_TMPFILE | os.O_WRONLY, 0o600)
     os.write(kept, b"kept")
     give_name(kept, f"{base}/kept")

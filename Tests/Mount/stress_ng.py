@@ -8,9 +8,9 @@ from harness import LENGTH, MINUTES, SEED, attempt, check, fresh, main, missing_
 # Stressors that work on files of --temp-path and check what they get back. Left out: those that test the kernel's own
 # caches or other file systems, or that FUSE of this libfuse cannot answer (file leases).
 STRESSORS = """
-    access chattr chdir chmod chown copy-file dentry dir dirdeep dirmany fallocate fault fcntl fiemap file-ioctl filename
-    flock fpunch fsize fstat getdent hdd inode-flags io iomix link locka lockf lockofd metamix mknod mmap msync open readahead
-    rename revio seek sendfile splice symlink sync-file touch unlink utime verity xattr
+    access chattr chdir chmod chown copy-file dentry dir dirdeep dirmany fallocate fault fcntl fiemap file-ioctl
+    filename flock fpunch fsize fstat getdent hdd inode-flags io iomix link locka lockf lockofd metamix mknod mmap
+    msync open readahead rename revio seek sendfile splice symlink sync-file touch unlink utime verity xattr
 """.split()
 SHORT = ["chattr", "chmod", "dentry", "dir", "fallocate", "fpunch", "hdd", "inode-flags", "iomix", "link", "metamix",
          "mmap", "msync", "open", "rename", "seek", "symlink", "sync-file", "unlink", "utime", "xattr"]

@@ -95,6 +95,20 @@ def holes(scratch):
     expect_clean(image)
 
 
+@check("a file that was synced tells how many blocks it has", need=missing_root)
+def blocks(scratch):
+    directory = os.path.join(scratch, "mnt")
+    image = make_image(os.path.join(scratch, "image"), "64M")
+    with mounted(image, directory, "writeback"):
+        file = os.open(f"{directory}/file", os.O_CREAT | os.O_RDWR)
+        for count in (16, 32):
+            os.write(file, b"x" * 8192)
+            os.fsync(file)
+            assert os.fstat(file).st_blocks == count, os.fstat(file).st_blocks
+        os.close(file)
+    expect_clean(image)
+
+
 @check("of an immutable file nothing changes, and an append-only one grows by what was appended", need=missing_root)
 def flags(scratch):
     directory = os.path.join(scratch, "mnt")

@@ -30,7 +30,8 @@ import Testing
     /// A word that is dropped silently may be the one that protects the data.
     @Test(arguments: [
         "foo", "foo=1", "nobarrier", "data=writeback", "errors=never", "commit=soon", "commit=-1", "commit=901",
-        "offset=511", "offset=", "offset=99999999999999999999g", "cache_size=0", "cache_size=1k", "lockfile=", "data=journal",
+        "offset=511", "offset=", "offset=99999999999999999999g", "cache_size=0", "cache_size=1k", "lockfile=",
+        "data=journal",
         "journal_dev=",
     ])
     func anUnknownWordOrValueIsNamed(word: String) throws {

@@ -73,12 +73,14 @@ struct FileData {
 
     // MARK: Writing
 
-    /// Writes `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows. Answers the count: all,
-    /// but out of place no more than one transaction can publish, so that this much is there whole or not at all.
+    /// Writes `bytes` at byte `offset`: stage, write, publish. Nothing of a failed write shows. Answers the count: all
+    /// that a file can have, but out of place no more than one transaction can publish, so that this much is there
+    /// whole or not at all.
     func write(at offset: UInt64, _ bytes: RawSpan, outOfPlace: Bool, privileged: Bool) throws(Ext4Error) -> Int {
-        let (end, overflow) = offset.addingReportingOverflow(UInt64(bytes.byteCount))
-        guard !overflow, end <= Self.maximumSize(volume, inode) else { throw .posix(Errno.fileTooBig) }
         guard bytes.byteCount > 0 else { return 0 }
+        let maximum = Self.maximumSize(volume, inode)
+        guard offset < maximum else { throw .posix(Errno.fileTooBig) }
+        let end = offset + min(UInt64(bytes.byteCount), maximum - offset)
         let lease = leaseToWrite(offset..<end)
         defer { lease.release() }
         guard !inode.isDeleted else { throw .posix(Errno.stale) }

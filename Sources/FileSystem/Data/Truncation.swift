@@ -235,8 +235,8 @@ struct Truncation {
         }
     }
 
-    /// The last piece of the file, and as much of it as one step frees; nil when nothing is left from `first` on. Throws
-    /// what freeing it would.
+    /// The last piece of the file, and as much of it as one step frees; nil when nothing is left from `first` on.
+    /// Throws what freeing it would.
     private func freeable(
         in map: FileMap, from first: UInt64
     ) throws(Ext4Error) -> (piece: FileMap.Piece, range: Range<UInt64>)? {

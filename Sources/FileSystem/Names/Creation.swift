@@ -108,6 +108,8 @@ extension FileSystem {
         let directory = try inode(parent)
         return try directory.lock.withReadLock { () throws(Ext4Error) in
             try directory.requireDirectory()
+            guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.notPermitted) }
+            try directory.checkChangeable(adding: true)
             let inherited = try inheritance(from: directory, mode: FileType.regular.rawValue | mode & 0o7777, caller)
             var record = newRecord(inherited.mode, in: directory, caller, .empty)
             record.linkCount = 0

@@ -20,7 +20,8 @@ extension FileSystem {
     /// Sets what may be set, and leaves the rest as it is, as chattr passes all that it has seen. EOPNOTSUPP for flags
     /// that the volume or this server does not have, and for a project where there are none; also when all was done
     /// but for flags that cannot be changed here, as Linux has it. Whoever may change the mode of the inode may do
-    /// this, but for the immutable and the append-only flag: the caller has asked who it is.
+    /// this, but for the immutable and the append-only flag: the caller has asked who it is. Of an inode that stays
+    /// immutable nothing changes: EPERM.
     package func setFlags(of number: InodeNumber, to wanted: InodeFlags) throws(Ext4Error) {
         try requireWritable()
         let inode = try inode(number)
@@ -29,6 +30,13 @@ extension FileSystem {
             guard !inode.isDeleted else { throw .posix(Errno.stale) }
             let before = inode.record
             let type = FileType(mode: before.mode), settable = InodeRecord.Flags.settable(for: type)
+            guard wanted.flags.intersection(.modifiable).isSubset(of: settable) else {
+                throw .posix(Errno.notSupported)
+            }
+            let shown = InodeFlags(flags: before.flags.intersection(.visible), project: before.project)
+            if before.flags.intersection(wanted.flags).contains(.immutable), wanted != shown {
+                throw .posix(Errno.notPermitted)
+            }
             let free = settable.subtracting(.fixed), chosen = wanted.flags.intersection(free)
             guard wanted.project == before.project || hasProject(before) else { throw .posix(Errno.notSupported) }
             let now = volume.now()

@@ -168,7 +168,10 @@ extension FileSystem {
         let target = try child(existing)
         if target === moved { return nil }
         try to.checkChangeable()
-        if flags.contains(.exchange) { try requireProject(of: target, in: from) }
+        if flags.contains(.exchange) {
+            try target.checkChangeable()
+            try requireProject(of: target, in: from)
+        }
         if ancestors.ofOld.contains(target.number) {
             throw .posix(flags.contains(.exchange) ? Errno.invalid : Errno.notEmpty)
         }
