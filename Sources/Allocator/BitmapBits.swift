@@ -34,14 +34,6 @@ extension RawSpan {
         }
         return nil
     }
-
-    /// The number of clear bits in `range`.
-    func clearBitCount(in range: Range<Int>) -> Int {
-        guard !range.isEmpty else { return 0 }
-        return wordRange(range).reduce(0) {
-            $0 + (~self[LE<UInt64>($1 * 8)] & wordMask($1, range)).nonzeroBitCount
-        }
-    }
 }
 
 extension MutableRawSpan {

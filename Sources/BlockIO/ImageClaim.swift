@@ -50,8 +50,8 @@ package final class ImageClaim: Sendable {
     }
 
     private static func cannotOpen(_ path: String, _ number: CInt, _ readOnly: Bool) -> Ext4Error {
-        let hint = !readOnly && (number == EACCES || number == EROFS || number == EPERM) ? " (try -o ro)" : ""
-        return .refused("cannot open \(path): \(systemText(number))\(hint)")
+        let isForbidden = !readOnly && (number == EACCES || number == EROFS || number == EPERM)
+        return .refused("cannot open \(path)\(isForbidden ? " for writing" : ""): \(systemText(number))")
     }
 
     /// udev locks a block device too, for a moment, while it looks at what mkfs has just made.
@@ -63,7 +63,7 @@ package final class ImageClaim: Sendable {
         while flock(descriptor, kind | LOCK_NB) != 0 {
             guard errno == EWOULDBLOCK else { throw .refused("cannot lock \(path): \(systemText(errno))") }
             attempts -= 1
-            guard attempts > 0 else { throw .refused("\(path) is in use: another mount holds it") }
+            guard attempts > 0 else { throw .refused("\(path) is in use: another jext4 or jext4-replay holds it") }
             usleep(pollMicroseconds)
         }
     }

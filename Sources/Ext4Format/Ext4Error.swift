@@ -18,6 +18,14 @@
     case refused(String)
 }
 
+extension Ext4Error {
+    /// The same with the image that it is about, for who has several; as it is when it says that already.
+    package func named(_ image: String) -> Ext4Error {
+        let text = description
+        return text.contains(image) ? self : .refused("\(image): \(text)")
+    }
+}
+
 extension Ext4Error: CustomStringConvertible {
     @usableFromInline package var description: String {
         switch self {

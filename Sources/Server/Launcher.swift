@@ -132,7 +132,7 @@ package enum Launcher {
         } catch {
             claim.release()
             journal?.release()
-            throw error
+            throw error.named(plan.image)
         }
     }
 }

@@ -13,7 +13,7 @@ package struct MountClient {
             throw .refused("\(directory): \(systemText(errno))")
         }
         guard let record = MountTable.record(at: resolved) else { throw .refused("\(directory) is not a mount point") }
-        guard record.isOurs else { throw .refused("\(directory) is a \(record.type) mount, not one of jext4") }
+        guard record.isOurs else { throw .refused("\(directory) is mounted as \(record.type), not by jext4") }
         self.record = record
     }
 

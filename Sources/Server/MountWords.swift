@@ -126,33 +126,37 @@ package struct MountWords: Equatable, Sendable {
     }
 
     private mutating func take(_ name: String, _ value: String, _ word: String) throws(Ext4Error) {
-        let senseless = Ext4Error.refused("mount option '\(word)' has no sensible value")
+        func senseless(_ wanted: String) -> Ext4Error { .refused("mount option '\(word)': \(wanted)") }
         switch name {
         case "offset":
             guard let bytes = Self.byteCount(value), bytes % 512 == 0 else {
-                throw .refused("mount option '\(word)': the offset must be a multiple of 512 bytes")
+                throw senseless("a multiple of 512 bytes, or a number with k, m or g")
             }
             offset = bytes
         case "commit":
             // As with ext4, 0 means the default.
-            guard let seconds = Int(value), (0...900).contains(seconds) else { throw senseless }
+            guard let seconds = Int(value), (0...900).contains(seconds) else {
+                throw senseless("0 to 900 seconds")
+            }
             commitSeconds = seconds == 0 ? Self().commitSeconds : seconds
         case "errors":
-            guard let policy = ErrorPolicy(rawValue: value) else { throw senseless }
+            guard let policy = ErrorPolicy(rawValue: value) else {
+                throw senseless("continue, remount-ro or panic")
+            }
             errors = policy
         case "cache_size":
             guard let bytes = Self.byteCount(value), bytes >= 1 << 20, let count = Int(exactly: bytes) else {
-                throw .refused("mount option '\(word)': the cache needs 1m or more")
+                throw senseless("the cache needs 1m or more")
             }
             cacheByteCount = count
         case "lockfile":
-            guard !value.isEmpty else { throw senseless }
+            guard !value.isEmpty else { throw senseless("the name of a file") }
             lockFile = value
         case "journal_dev", "journal_path":
-            guard !value.isEmpty else { throw senseless }
+            guard !value.isEmpty else { throw senseless("the name of a file") }
             journalPath = value
         case "record":
-            guard !value.isEmpty else { throw senseless }
+            guard !value.isEmpty else { throw senseless("the name of a file") }
             recordFile = value
         default: throw .refused("unknown mount option '\(word)'")
         }

@@ -1,4 +1,5 @@
 internal import Ext4Format
+internal import FileSystem
 internal import Server
 
 /// The program as mount(8) runs it: `mount.jext4 IMAGE DIR [-sfnv] [-N namespace] [-o options] [-t type]`.
@@ -7,8 +8,19 @@ struct MountHelper {
     private var lists: [String] = []
     private var isPretence = false
 
+    private static let usage = "usage: mount.jext4 IMAGE DIR [-sfnv] [-o OPTIONS] [-t TYPE]"
+
     /// The exit status, as mount(8) passes it on.
     static func run(_ arguments: [String]) -> CInt {
+        switch arguments.first {
+        case "-h", "--help":
+            print(usage)
+            return 0
+        case "-V", "--version":
+            print("mount.jext4 \(Product.version)")
+            return 0
+        default: break
+        }
         do throws(Ext4Error) {
             var helper = Self()
             try helper.parse(arguments)
@@ -45,7 +57,7 @@ struct MountHelper {
             }
         }
         guard operands.count == 2 else {
-            throw .refused("usage: mount.jext4 IMAGE DIR [-sfnv] [-o OPTIONS] [-t TYPE]")
+            throw .refused(Self.usage)
         }
     }
 

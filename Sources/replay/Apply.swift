@@ -84,9 +84,11 @@ struct Apply: ParsableCommand {
         if plan.isDamaged && !upToDamage && plan.limit == nil {
             report.end(of: plan)
             let last = plan.endID.rawValue &- 1
-            Output.write(
-                "jext4-replay: the log is damaged and was not applied; --up-to \(last) applies what precedes that\n",
-                toErrors: true)
+            let hint =
+                plan.transactions.isEmpty
+                ? "its first transaction is, and --up-to-damage would throw all of the log away"
+                : "--up-to \(last) or --up-to-damage applies what precedes that"
+            Output.write("jext4-replay: the log is damaged and was not applied; \(hint)\n", toErrors: true)
             throw Status(Status.damaged)
         }
     }

@@ -14,13 +14,21 @@ struct CheckCommand: Sendable {
 
     /// How the command ended.
     struct Outcome {
-        /// The exit status, or 128 and the signal that killed it.
-        let status: CInt
+        /// The exit status; nil when a signal ended it.
+        let status: CInt?
+        let signal: CInt?
         /// The last lines of what a command said that failed.
         let said: [String]
 
+        /// `wait` is what waitpid(2) tells.
+        init(wait: CInt, said: [String]) {
+            let signal = wait & 0x7f
+            (status, self.signal) = signal == 0 ? (wait >> 8 & 0xff, nil) : (nil, signal)
+            self.said = said
+        }
+
         var isGood: Bool { status == 0 }
-        var how: String { status < 128 ? "status \(status)" : "killed by signal \(status - 128)" }
+        var how: String { status.map { "status \($0)" } ?? "killed by signal \(signal ?? 0)" }
     }
     private static let saidLineLimit = 20
 
@@ -41,7 +49,7 @@ struct CheckCommand: Sendable {
         defer { NewFile.remove(said) }
         let status = try spawn(words.map { Self.replacing($0, with: path) }, output: said)
         let lines = status == 0 ? [] : (readText(said) ?? "").split(whereSeparator: \.isNewline)
-        return Outcome(status: status, said: lines.suffix(Self.saidLineLimit).map { String($0) })
+        return Outcome(wait: status, said: lines.suffix(Self.saidLineLimit).map { String($0) })
     }
 
     /// Makes a file of the base, and does `change` to it.
@@ -71,7 +79,7 @@ struct CheckCommand: Sendable {
         return result + rest
     }
 
-    /// What it says on both streams goes to `output`, a new file.
+    /// What it says on both streams goes to `output`, a new file. Answers what waitpid(2) tells of its end.
     private func spawn(_ words: [String], output: String) throws(Ext4Error) -> CInt {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
@@ -88,6 +96,6 @@ struct CheckCommand: Sendable {
         while unsafe waitpid(process, &status, 0) < 0 {
             guard errno == EINTR else { throw .refused("cannot wait for \(words[0]): \(systemText(errno))") }
         }
-        return status & 0x7f == 0 ? status >> 8 & 0xff : 128 + status & 0x7f
+        return status
     }
 }

@@ -37,7 +37,8 @@ struct CrashRepro: ParsableCommand {
         }
         let problems = try problems(logged, CrashState(choices, name.picks))
         if crash.options.json {
-            Output.write(CrashResults.line(.init(name: state, epoch: name.epoch, problems: problems)))
+            let found = CrashResults.Failure(name: state, epoch: name.epoch, problems: problems)
+            Output.write(CrashResults.line(found, type: problems.isEmpty ? "state" : "failure"))
         } else {
             Output.write(problems.isEmpty ? "the state is as it should be\n" : problems.map { $0 + "\n" }.joined())
         }

@@ -91,8 +91,8 @@ struct CrashResults {
         return line.text
     }
 
-    static func line(_ failure: Failure) -> String {
-        var line = JSONLine(type: "failure")
+    static func line(_ failure: Failure, type: String = "failure") -> String {
+        var line = JSONLine(type: type)
         line.add("state", failure.name)
         line.add("epoch", failure.epoch)
         line.add("problems", failure.problems)

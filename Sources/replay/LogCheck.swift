@@ -83,12 +83,11 @@ struct LogCheck: ParsableCommand {
     }
 
     private func report(_ entry: WriteLogEntry, _ outcome: CheckCommand.Outcome) {
-        let status = outcome.status
         if options.json {
             var line = JSONLine(type: "check")
             line.add("entry", entry.index)
-            line.add("status", status < 128 ? status : nil)
-            line.add("signal", status < 128 ? nil : status - 128)
+            line.add("status", outcome.status)
+            line.add("signal", outcome.signal)
             if !outcome.isGood { line.add("said", outcome.said) }
             Output.write(line.text)
         } else if !outcome.isGood {

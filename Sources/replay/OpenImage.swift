@@ -17,7 +17,7 @@ struct OpenImage {
     private let offset: UInt64
 
     /// A command that only reads takes a shared claim. One that writes opens the image for that only when all has been
-    /// decided: `target`.
+    /// decided: `writableVolume`.
     init(_ options: ImageOptions, forWriting: Bool) throws(Ext4Error) {
         claim = try Self.claim(options.image, forWriting: forWriting)
         offset = options.offset

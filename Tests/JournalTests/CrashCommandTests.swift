@@ -42,6 +42,10 @@ import Testing
         #expect(again.status == 4 && again.output.contains("status 1"))
         let bytes = try Data(contentsOf: URL(fileURLWithPath: image.path))
         #expect((1...3).map { bytes[$0 * 512] } == [0, 2, 0])
+        let words = ["crash", "repro", "--size", "4096", "--json", String(name), log.path, "--check"]
+        #expect(try replay(words + [Self.check]).output.contains("{\"type\":\"failure\""))
+        let content = try replay(words + ["true {}"])
+        #expect(content.status == 0 && content.output.contains("{\"type\":\"state\""))
         #expect(try replay("crash", "repro", "--size", "4096", "nonsense", log.path).status == 8)
         let foreign = "0000000000000000-any512-0-0x1.1x1"
         #expect(try replay("crash", "repro", "--size", "4096", foreign, log.path).status == 8)

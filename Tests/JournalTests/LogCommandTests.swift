@@ -70,6 +70,10 @@ extension ImageFile {
             "--", "sh", "-c", "kill -SEGV $$; : {}")
         #expect(killed.status == 4 && killed.output.contains("\"entry\":0,\"status\":null,\"signal\":11,\"said\":[]}"))
         #expect(killed.output.contains("\"checks\":6,\"failures\":6"))
+        // A status is none of the signals that a shell would tell so.
+        let high = try replay(
+            "log", "check", "--each", "flush", "--json", log.path, "--", "sh", "-c", "exit 200; : {}")
+        #expect(high.output.contains("\"status\":200,\"signal\":null"))
         let fua = ["log", "check", "--each", "fua"]
         let one = try replay(fua + ["--from-mark", "step 1", log.path, "--", "test", "!", "-f", "{}"])
         #expect(one.status == 4 && one.output.hasSuffix("1 checks, 1 failures\n"))

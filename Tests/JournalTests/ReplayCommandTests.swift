@@ -37,11 +37,23 @@ import Testing
     try file.close()
     let before = try image.bytes()
     #expect(try replay("show", image.path).status == 4)
-    #expect(try replay("apply", image.path).status == 4)
+    let refused = try replay("apply", image.path)
+    #expect(refused.status == 4 && refused.output.contains("--up-to-damage applies what precedes that"))
     #expect(try image.bytes() == before)
     #expect(try replay("apply", "--up-to-damage", image.path).status == 5)
     let after = try image.bytes()
     #expect(after[Int(homes[0]) * 1024] == 0xC3 && after[Int(homes[2]) * 1024] == 0x5A)
+}
+
+/// Nothing precedes damage in the first transaction: who applies "up to it" loses the log, and is told so.
+@Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need)) func damageInTheFirstTransactionIsCalledThat() throws {
+    let (image, _, log) = try dirtyImage()
+    let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
+    try file.seek(toOffset: log[2] * 1024 + 100)
+    try file.write(contentsOf: Data([0]))
+    try file.close()
+    let refused = try replay("apply", image.path)
+    #expect(refused.status == 4 && refused.output.contains("would throw all of the log away"), "\(refused.output)")
 }
 
 /// Nobody reads a manual first: each command shows how it is used, and a shell can complete it.

@@ -22,31 +22,12 @@ extension ExtentTree {
     /// The leaf to which all of `range` belongs, with its order and its place in the tree checked. Nil when that is the
     /// root, or there is none.
     private func leaf(holding range: Range<UInt64>) throws(Ext4Error) -> CachedBlock? {
-        let blockCount = volume.superBlock.blockCount, target = FileBlock(UInt32(range.lowerBound))
-        let record = inode.record
-        guard record.flags.contains(.extents) else { throw damage("no extents") }
-        var hit = try record.withArea { bytes throws(Ext4Error) in
-            try ExtentNode.search(
-                bytes, for: target, depth: nil, blockCount: blockCount, where: "inode \(inode.number.rawValue), root")
+        try withLeaf(of: FileBlock(UInt32(range.lowerBound))) { bytes, leaf throws(Ext4Error) -> CachedBlock? in
+            guard let block = leaf.block, !leaf.isBehind, range.upperBound <= leaf.limit else { return nil }
+            guard let keys = try ExtentNode.leafKeys(bytes), keys.lowerBound >= leaf.key,
+                keys.upperBound <= leaf.limit
+            else { throw damage("node \(block.number.rawValue) is outside of its parent's range") }
+            return block
         }
-        var limit: UInt64 = 1 << 32
-        while case .child(let number, let depth, let key, let next) = hit {
-            limit = next ?? limit
-            let node = try verifiedNode(number, depth: depth)
-            guard depth == 0 else {
-                hit = try node.withBytes { bytes throws(Ext4Error) in
-                    try ExtentNode.search(
-                        bytes, for: target, depth: depth, blockCount: blockCount, where: place(of: number))
-                }
-                continue
-            }
-            guard range.lowerBound >= UInt64(key.rawValue), range.upperBound <= limit else { return nil }
-            let keys = try node.withBytes { bytes throws(Ext4Error) in try ExtentNode.leafKeys(bytes) }
-            guard let keys, keys.lowerBound >= UInt64(key.rawValue), keys.upperBound <= limit else {
-                throw damage("node \(number.rawValue) is outside of its parent's range")
-            }
-            return node
-        }
-        return nil
     }
 }

@@ -42,10 +42,13 @@ struct ExtentTree {
     }
 
     /// A leaf, and which blocks its parents leave to it.
-    private struct Leaf {
+    struct Leaf {
         /// nil for the root.
-        let number: FSBlock?
+        let block: CachedBlock?
         let key: UInt64, limit: UInt64
+        /// Whether what was sought comes before the first key of a node on the way.
+        let isBehind: Bool
+        var number: FSBlock? { block?.number }
     }
 
     /// What a leaf says of one of its blocks; `.corrupt` when that reaches past the leaf.
@@ -81,22 +84,22 @@ struct ExtentTree {
     }
 
     /// Hands out the leaf that `block` belongs to, and before that the nodes on the way to it.
-    private func withLeaf<R>(
+    func withLeaf<R>(
         of block: FileBlock, through: (FSBlock) -> Void = { _ in }, _ body: (RawSpan, Leaf) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
-        var key: UInt64 = 0, limit: UInt64 = 1 << 32
+        var key: UInt64 = 0, limit: UInt64 = 1 << 32, isBehind = false
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
         var hit = try record.withArea { bytes throws(Ext4Error) in try search(bytes, for: block, depth: nil, nil) }
         while case .child(let number, let depth, let from, let next) = hit {
             // Before the first key there is nothing, and it is the first child that says so.
-            if from <= block { key = max(key, UInt64(from.rawValue)) }
+            if from <= block { key = max(key, UInt64(from.rawValue)) } else { isBehind = true }
             limit = min(limit, next ?? limit)
             let node = try verifiedNode(number, depth: depth)
             through(number)
             if depth == 0 {
                 return try node.withBytes { bytes throws(Ext4Error) in
-                    try body(bytes, Leaf(number: number, key: key, limit: limit))
+                    try body(bytes, Leaf(block: node, key: key, limit: limit, isBehind: isBehind))
                 }
             }
             hit = try node.withBytes { bytes throws(Ext4Error) in
@@ -104,7 +107,7 @@ struct ExtentTree {
             }
         }
         return try record.withArea { bytes throws(Ext4Error) in
-            try body(bytes, Leaf(number: nil, key: key, limit: limit))
+            try body(bytes, Leaf(block: nil, key: key, limit: limit, isBehind: isBehind))
         }
     }
 

@@ -89,11 +89,7 @@ extension FileSystem {
                 try ExtendedAttributes(volume: volume, inode: child).apply(attributes, from: space, in: handle)
                 try view.insert(
                     plan, inode: number, type: FileType(mode: mode)?.entryCode ?? 0, from: space, in: handle)
-                try directory.update(in: handle, volume) { record throws(Ext4Error) in
-                    record.modification = child.field { $0.creation }
-                    record.change = record.modification
-                    if isDirectory { record.countDirectoryLink(+1) }
-                }
+                try touch(directory, child.field { $0.creation }, links: isDirectory ? +1 : 0, in: handle)
                 inodes.retain(number)
                 return child.attributes(volume)
             }

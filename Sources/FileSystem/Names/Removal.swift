@@ -33,11 +33,7 @@ extension FileSystem {
                 try volume.withHandle(credits: Self.removalCredits) { handle throws(Ext4Error) in
                     try view.remove(plan, in: handle)
                     let now = volume.now()
-                    try directory.update(in: handle, volume) { record throws(Ext4Error) in
-                        record.modification = now
-                        record.change = now
-                        if wantsDirectory { record.countDirectoryLink(-1) }
-                    }
+                    try touch(directory, now, links: wantsDirectory ? -1 : 0, in: handle)
                     if try dropLink(target, at: now, in: handle) { gone = target.number }
                 }
             }

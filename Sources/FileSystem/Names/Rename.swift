@@ -51,9 +51,7 @@ extension FileSystem {
     }
 
     /// The times of a directory whose names changed.
-    private func touch(_ directory: Inode, _ now: Timestamp, links: Int = 0, in handle: borrowing Handle)
-        throws(Ext4Error)
-    {
+    func touch(_ directory: Inode, _ now: Timestamp, links: Int = 0, in handle: borrowing Handle) throws(Ext4Error) {
         try directory.update(in: handle, volume) { record throws(Ext4Error) in
             record.modification = now
             record.change = now
@@ -253,7 +251,6 @@ extension FileSystem {
     private func replace(
         _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ place: RemovePlan, _ target: Inode, _ to: Inode
     ) throws(Ext4Error) -> InodeNumber? {
-        if moved.isDirectory && !target.isDirectory { throw .posix(Errno.notDirectory) }
         try checkRemovable(target, directory: moved.isDirectory)
         let changesParent = moved.isDirectory && from !== to
         if changesParent { try checkParentEntry(of: moved) }
