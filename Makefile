@@ -70,11 +70,11 @@ test: ## set up, then all tests: units, crash states, and a live mount
 # Optimised, as the commands are that people use: a third of the time, and more crash states in a minute. In a place of
 # its own, as it is linked in another way.
 TEST_BUILD := -c release --scratch-path .build/tests
-unit-test:
+unit-test: ## the tests of the modules, and the crash states
 	$(SWIFT) build $(TEST_BUILD) --build-tests $(SWIFT_FLAGS)
 	$(SWIFT) test $(TEST_BUILD) --skip-build --disable-xctest $(SWIFT_FLAGS)
 
-mount-test: build tools
+mount-test: build tools ## programs on live mounts, and the checks after them
 	@scripts/setup.sh test
 	@$(MAKE) --no-print-directory $(TOOLS)/sqlite3-batches || echo 'without SQLite on batches' >&2
 	python3 Tests/Mount/run.py --jext4 "$(RELEASE)/jext4" $(addprefix --only ,$(ONLY))

@@ -1,6 +1,6 @@
 internal import Ext4Format
 
-/// Which features an image may have, and how it may then be mounted (design, section 11).
+/// Which features an image may have, and how it may then be mounted. jext4(1) tells users the same.
 enum FeaturePolicy {
     private static var readable: Features.Incompatible {
         [.fileType, .needsRecovery, .extents, .is64Bit, .flexibleGroups, .checksumSeed, .largeDirectory, .inlineData]
