@@ -12,6 +12,8 @@ package enum Operation: Sendable, CustomStringConvertible {
     case removeDirectory(ModelNodeID, [UInt8])
     case rename(ModelNodeID, [UInt8], to: ModelNodeID, [UInt8])
     case exchange(ModelNodeID, [UInt8], with: ModelNodeID, [UInt8])
+    /// A rename that leaves a whiteout at the old name (RENAME_WHITEOUT), between names of two nodes.
+    case whiteout(ModelNodeID, [UInt8], to: ModelNodeID, [UInt8])
     /// The bytes are `Operation.pattern` of the stamp.
     case write(ModelNodeID, at: Int, count: Int, stamp: UInt64)
     /// Several writes that a batch makes one change of, which is durable when it returns.
@@ -54,6 +56,8 @@ package enum Operation: Sendable, CustomStringConvertible {
             return "rename \(parent)/\(text(name)) to \(to)/\(text(new))"
         case .exchange(let parent, let name, let to, let other):
             return "exchange \(parent)/\(text(name)) and \(to)/\(text(other))"
+        case .whiteout(let parent, let name, let to, let new):
+            return "whiteout \(parent)/\(text(name)), moved to \(to)/\(text(new))"
         case .write(let id, let offset, let count, let stamp):
             return "write \(id) at \(offset) +\(count), stamp \(stamp)"
         case .batch(let id, let ranges, let stamp): return "batch \(id) of \(ranges), stamp \(stamp)"
@@ -92,6 +96,7 @@ package enum Operation: Sendable, CustomStringConvertible {
             var node = ModelNode(mode: 0o120777)
             node.content = target
             return node
+        case .whiteout: return ModelNode(mode: FileType.characterDevice.rawValue)
         default: return nil
         }
     }
@@ -200,6 +205,9 @@ package struct ModelHistory: Sendable {
             tree.move(name, from: parent, to: newName, in: newParent, by: index)
         case .exchange(let parent, let name, let otherParent, let other):
             tree.exchange(name, in: parent, with: other, in: otherParent, by: index)
+        case .whiteout(let parent, let name, let newParent, let newName):
+            tree.move(name, from: parent, to: newName, in: newParent, by: index)
+            if let node = operation.madeNode { _ = tree.add(node, name, to: parent, by: index) }
         default: break
         }
     }

@@ -100,6 +100,12 @@ struct OperationCaller {
             try system.rename(
                 try FileName(name), in: try number(parent), to: try FileName(other), in: try number(otherParent),
                 flags: .exchange)
+        case .whiteout(let parent, let name, let newParent, let newName):
+            let place = (name: try FileName(name), parent: try number(parent))
+            try system.rename(
+                place.name, in: place.parent, to: try FileName(newName), in: try number(newParent), flags: .whiteout,
+                by: caller)
+            return try system.lookup(place.name, in: place.parent)
         default: preconditionFailure("\(operation) is not a call of a mounted volume")
         }
         return nil

@@ -64,6 +64,8 @@ extension Operation {
             return line("rename", parent, hex(name), to.rawValue, hex(new))
         case .exchange(let parent, let name, let to, let other):
             return line("exchange", parent, hex(name), to.rawValue, hex(other))
+        case .whiteout(let parent, let name, let to, let new):
+            return line("whiteout", parent, hex(name), to.rawValue, hex(new))
         case .write(let id, let offset, let count, let stamp): return line("write", id, offset, count, stamp)
         case .batch(let id, let ranges, let stamp):
             let words = ranges.map { "\($0.lowerBound) \($0.count)" }
@@ -140,6 +142,7 @@ extension Operation {
         case "rmdir": .removeDirectory(words.node(), words.bytes())
         case "rename": .rename(words.node(), words.bytes(), to: words.node(), words.bytes())
         case "exchange": .exchange(words.node(), words.bytes(), with: words.node(), words.bytes())
+        case "whiteout": .whiteout(words.node(), words.bytes(), to: words.node(), words.bytes())
         default: nil
         }
     }

@@ -13,6 +13,8 @@ package struct FileBlock: Hashable, Comparable, Sendable {
     @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
     @inlinable package init(_ rawValue: UInt32) { self.rawValue = rawValue }
     @inlinable package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+    /// One past all of them: where ranges end that reach as far as a file can.
+    package static let end: UInt64 = 1 << 32
 }
 
 /// An inode number, from 1. Zero is "none" on disk and is never held here but in directory slots that are free.

@@ -76,6 +76,9 @@ package struct RenameFlags: OptionSet, Sendable {
     package init(rawValue: UInt32) { self.rawValue = rawValue }
     package static var noReplace: Self { Self(rawValue: 1) }
     package static var exchange: Self { Self(rawValue: 2) }
+    /// The old name stays, as that of a whiteout. Goes with `noReplace`, not with `exchange`.
+    package static var whiteout: Self { Self(rawValue: 4) }
+    package static var all: Self { [.noReplace, .exchange, .whiteout] }
 }
 
 /// One name in a directory.

@@ -152,8 +152,6 @@ func serveRename(
     _ newName: UnsafePointer<CChar>?, _ flags: CUnsignedInt
 ) {
     let request = unsafe Request(raw)
-    let known: RenameFlags = [.noReplace, .exchange]
-    guard flags & ~known.rawValue == 0 else { return request.fail(EINVAL) }
     do throws(Ext4Error) {
         try request.fileSystem.rename(
             unsafe FileName(name), in: NodeID.inode(parent), to: unsafe FileName(newName),

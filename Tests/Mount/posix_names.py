@@ -9,7 +9,7 @@ import stat
 
 from harness import SEED, check, expect_errno, fresh, main, pick
 
-NOREPLACE, EXCHANGE = 1, 2
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -229,6 +229,42 @@ def rename_flags(mountpoint):
     assert os.stat(f"{base}/one").st_nlink == 2 and os.stat(f"{base}/two").st_nlink == 3
     assert os.stat(f"{base}/two/file/..").st_ino == os.stat(f"{base}/two").st_ino
     expect_errno(errno.EINVAL, rename2, f"{base}/b", f"{base}/c", NOREPLACE | EXCHANGE)
+
+
+@check("RENAME_WHITEOUT leaves a device 0:0 in the place of what it moves")
+def whiteouts(mountpoint):
+    base = fresh(mountpoint, "whiteouts")
+
+    def is_whiteout(path):
+        info = os.lstat(path)
+        return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0 and info.st_nlink == 1
+    os.makedirs(f"{base}/one/dir/sub")
+    os.makedirs(f"{base}/two")
+    write(f"{base}/one/file", "file")
+    write(f"{base}/two/target", "target")
+    rename2(f"{base}/one/file", f"{base}/one/moved", WHITEOUT)
+    assert is_whiteout(f"{base}/one/file") and read(f"{base}/one/moved") == "file"
+    rename2(f"{base}/one/moved", f"{base}/two/target", WHITEOUT)
+    assert is_whiteout(f"{base}/one/moved") and read(f"{base}/two/target") == "file"
+    rename2(f"{base}/one/dir", f"{base}/two/dir", WHITEOUT | NOREPLACE)
+    assert is_whiteout(f"{base}/one/dir") and os.listdir(f"{base}/two/dir") == ["sub"]
+    assert os.stat(f"{base}/one").st_nlink == 2 and os.stat(f"{base}/two").st_nlink == 3
+    assert sorted(os.listdir(f"{base}/one")) == ["dir", "file", "moved"]
+    expect_errno(errno.EEXIST, rename2, f"{base}/two/target", f"{base}/one/file", WHITEOUT | NOREPLACE)
+    expect_errno(errno.EINVAL, rename2, f"{base}/two/target", f"{base}/one/file", WHITEOUT | EXCHANGE)
+    rename2(f"{base}/two/target", f"{base}/one/file", WHITEOUT)
+    assert read(f"{base}/one/file") == "file" and is_whiteout(f"{base}/two/target")
+    os.link(f"{base}/one/file", f"{base}/one/same")
+    rename2(f"{base}/one/file", f"{base}/one/same", WHITEOUT)
+    assert read(f"{base}/one/file") == read(f"{base}/one/same") == "file"
+    for number in range(2000):
+        write(f"{base}/two/{number}")
+        rename2(f"{base}/two/{number}", f"{base}/two/{number} moved", WHITEOUT)
+    assert all(is_whiteout(f"{base}/two/{number}") for number in range(2000))
+    assert len(os.listdir(f"{base}/two")) == 4002
+    for name in os.listdir(f"{base}/one"):
+        if is_whiteout(f"{base}/one/{name}"):
+            os.unlink(f"{base}/one/{name}")
 
 
 @check("symbolic links hold 1 to 4,095 bytes exactly")

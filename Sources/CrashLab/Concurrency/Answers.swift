@@ -8,7 +8,9 @@ extension Operation {
             .makeSymlink(let parent, _, _), .unlink(let parent, _), .removeDirectory(let parent, _):
             [parent]
         case .link(let id, _, let parent): [id, parent]
-        case .rename(let parent, _, let other, _), .exchange(let parent, _, let other, _): [parent, other]
+        case .rename(let parent, _, let other, _), .exchange(let parent, _, let other, _),
+            .whiteout(let parent, _, let other, _):
+            [parent, other]
         case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
             .punch(let id, _, _), .shift(let id, _, _), .changeMode(let id, _), .setAttribute(let id, _, _),
             .removeAttribute(let id, _), .hold(let id), .release(let id), .forget(let id), .sync(let id, _):
@@ -35,7 +37,8 @@ extension ModelTree {
             guard let id = child(name, of: parent) else { return [Errno.noEntry] }
             if !isDirectory(id) { return [Errno.notDirectory] }
             return isEmpty(id) ? [] : [Errno.notEmpty]
-        case .rename(let parent, let name, let other, let newName):
+        case .rename(let parent, let name, let other, let newName),
+            .whiteout(let parent, let name, let other, let newName):
             return renameFailures(name, parent, newName, other)
         case .exchange(let parent, let name, let other, let otherName):
             guard let id = child(name, of: parent), let otherID = child(otherName, of: other) else {

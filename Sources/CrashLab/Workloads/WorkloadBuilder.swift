@@ -63,6 +63,10 @@ package struct WorkloadBuilder {
         let (parent, name) = place(path), (newParent, newName) = place(new)
         append(.rename(parent, name, to: newParent, newName))
     }
+    package mutating func whiteout(_ path: String, movingTo new: String) {
+        let (parent, name) = place(path), (newParent, newName) = place(new)
+        append(.whiteout(parent, name, to: newParent, newName))
+    }
     package mutating func exchange(_ path: String, with other: String) {
         let (parent, name) = place(path), (otherParent, otherName) = place(other)
         append(.exchange(parent, name, with: otherParent, otherName))

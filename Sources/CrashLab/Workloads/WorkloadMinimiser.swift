@@ -73,6 +73,9 @@ extension Operation {
         case .exchange(let parent, let name, let otherParent, let other):
             guard let parent = number(parent), let otherParent = number(otherParent) else { return nil }
             return .exchange(parent, name, with: otherParent, other)
+        case .whiteout(let parent, let name, let newParent, let newName):
+            guard let parent = number(parent), let newParent = number(newParent) else { return nil }
+            return .whiteout(parent, name, to: newParent, newName)
         default: return renumberedOnInode(number)
         }
     }
@@ -132,6 +135,9 @@ extension ModelTree {
         case .exchange(let parent, let name, let otherParent, let other):
             guard let id = child(name, of: parent), let otherID = child(other, of: otherParent) else { return false }
             return id != otherID && !isAncestor(id, orSelfOf: otherParent) && !isAncestor(otherID, orSelfOf: parent)
+        case .whiteout(let parent, let name, let newParent, let newName):
+            return child(name, of: parent) != child(newName, of: newParent)
+                && allowsRename(name, parent, newName, newParent)
         case .removeAttribute(let id, let name): return self[id]?.attributes[name] != nil
         case .write(let id, _, _, _), .batch(let id, _, _), .truncate(let id, _), .allocate(let id, _, _, _),
             .punch(let id, _, _):

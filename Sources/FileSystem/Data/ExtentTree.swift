@@ -87,7 +87,7 @@ struct ExtentTree {
     func withLeaf<R>(
         of block: FileBlock, through: (FSBlock) -> Void = { _ in }, _ body: (RawSpan, Leaf) throws(Ext4Error) -> R
     ) throws(Ext4Error) -> R {
-        var key: UInt64 = 0, limit: UInt64 = 1 << 32, isBehind = false
+        var key: UInt64 = 0, limit = FileBlock.end, isBehind = false
         let record = inode.record
         guard record.flags.contains(.extents) else { throw damage("no extents") }
         var hit = try record.withArea { bytes throws(Ext4Error) in try search(bytes, for: block, depth: nil, nil) }
@@ -174,7 +174,7 @@ struct ExtentTree {
 
     /// The nodes from the root to the leaf that `block` belongs to. Depth strictly falls, so this ends.
     private func path(to block: FileBlock) throws(Ext4Error) -> [Step] {
-        var steps = [Self.step(nil, try root(), block, limit: 1 << 32)]
+        var steps = [Self.step(nil, try root(), block, limit: FileBlock.end)]
         while case .inner(let indexes) = steps[steps.count - 1].node.entries {
             let step = steps[steps.count - 1]
             let limit = step.index + 1 < indexes.count ? UInt64(indexes[step.index + 1].first.rawValue) : step.limit

@@ -39,7 +39,7 @@ enum FileMap {
         switch self {
         case .extents(let tree): try tree.find(block)
         case .indirect(let map): try map.find(block)
-        case .nothing: .hole(UInt64(block.rawValue)..<1 << 32)
+        case .nothing: .hole(UInt64(block.rawValue)..<FileBlock.end)
         }
     }
 
@@ -47,7 +47,7 @@ enum FileMap {
     func pieces(_ range: Range<UInt64>) throws(Ext4Error) -> [Piece] {
         var result: [Piece] = []
         var next = range.lowerBound
-        while next < range.upperBound, next < 1 << 32 {
+        while next < range.upperBound, next < FileBlock.end {
             if case .extents(let tree) = self {
                 try tree.appendPieces(from: &next, to: range.upperBound, &result)
             } else {
@@ -61,7 +61,7 @@ enum FileMap {
 
     /// The last piece before file block `end` that takes blocks, cut there; a hole is one whose indirect block holds
     /// nothing. Nil when there is none.
-    func last(before end: UInt64 = 1 << 32) throws(Ext4Error) -> Piece? {
+    func last(before end: UInt64 = FileBlock.end) throws(Ext4Error) -> Piece? {
         switch self {
         case .extents(let tree): try tree.last(before: end).map { .extent($0) }
         case .indirect(let map): try map.last(before: end)

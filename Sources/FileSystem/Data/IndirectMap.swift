@@ -24,9 +24,9 @@ struct IndirectMap {
     /// The piece that holds `block`, as far as the numbers beside it tell.
     func find(_ block: FileBlock) throws(Ext4Error) -> Piece {
         let target = UInt64(block.rawValue)
-        guard target < geometry.end else { return .hole(target..<1 << 32) }
+        guard target < geometry.end else { return .hole(target..<FileBlock.end) }
         let (steps, missing) = try way(to: target)
-        if missing > 0 { return .hole(target..<min(endOfPart(target, under: missing), 1 << 32)) }
+        if missing > 0 { return .hole(target..<min(endOfPart(target, under: missing), FileBlock.end)) }
         guard let step = steps.last else {
             return try inode.record.withArea { area throws(Ext4Error) in
                 try piece(in: area, Int(target)..<Int(IndirectGeometry.directCount), at: target)
@@ -146,7 +146,7 @@ struct IndirectMap {
             return UInt64(bytes[Self.entry(slot)]) != wanted
         }
         let count = (end ?? slots.upperBound) - slots.lowerBound
-        if start == 0 { return .hole(block..<min(block + UInt64(count), 1 << 32)) }
+        if start == 0 { return .hole(block..<min(block + UInt64(count), FileBlock.end)) }
         return .extent(try run(start, count, at: block))
     }
 

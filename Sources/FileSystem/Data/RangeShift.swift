@@ -88,13 +88,13 @@ extension Preallocation {
     private func credits(
         for shift: ExtentTree.Shift, freeing freed: Range<UInt64>, _ tree: ExtentTree, limit: Int
     ) throws(Ext4Error) -> Int {
-        if let last = try tree.last(before: 1 << 32), last.end > shift.start,
+        if let last = try tree.last(before: FileBlock.end), last.end > shift.start,
             Int64(last.end) + shift.distance > Int64(UInt32.max)
         {
             throw .posix(Errno.fileTooBig)
         }
         var credits = 1 + 3 * ExtentTree.creditsNeeded(depth: try tree.depth + 1)
-        credits += try tree.nodeCount(in: min(shift.start, freed.lowerBound)..<1 << 32, limit: limit)
+        credits += try tree.nodeCount(in: min(shift.start, freed.lowerBound)..<FileBlock.end, limit: limit)
         var next = freed.lowerBound
         while next < freed.upperBound, credits <= limit {
             let piece = try tree.find(FileBlock(UInt32(next)))

@@ -184,7 +184,7 @@ struct Truncation {
         try inode.mapping.withReadLock { () throws(Ext4Error) in
             let map = FileMap(volume, inode)
             var count = 0
-            var end: UInt64 = 1 << 32
+            var end = FileBlock.end
             while count <= limit, let last = try map.last(before: end), last.range.upperBound > first {
                 let part = last.range.clamped(to: first..<end)
                 try map.checkFreeable(part, of: last)

@@ -63,7 +63,7 @@ struct FastCommitReplay {
         let end = ((inode.record?.size ?? inode.base?.size ?? 0) + unit - 1) / unit
         var steps: [Step] = []
         for segment in inode.edits.merged() {
-            for range in [segment.range.clamped(to: 0..<end), segment.range.clamped(to: end..<1 << 32)]
+            for range in [segment.range.clamped(to: 0..<end), segment.range.clamped(to: end..<FileBlock.end)]
             where !range.isEmpty {
                 let isBehind = range.lowerBound >= end
                 for old in try pieces(of: inode, range, volume) {

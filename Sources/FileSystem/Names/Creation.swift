@@ -39,7 +39,7 @@ extension FileSystem {
     }
 
     /// What a new inode starts with.
-    private enum Content {
+    enum Content {
         case empty
         case nothing
         case device(major: UInt32, minor: UInt32)
@@ -56,6 +56,44 @@ extension FileSystem {
         }
     }
 
+    /// A new inode as it will be, planned before anything changes.
+    struct NewInode {
+        var record: InodeRecord
+        let content: Content
+        let attributes: AttributePlan
+        /// Blocks that it takes at once.
+        var blockCount: UInt64 { content.blockCount + attributes.blockCount }
+        /// Bitmap, descriptor and table; its block with bitmap and descriptor; attributes.
+        static let credits = ExtendedAttributes.credits + 6
+    }
+
+    /// ENOSPC when no inode is free; the last one may still go to somebody else.
+    func planInode(
+        in directory: Inode, mode: UInt16, _ caller: Caller, _ content: Content
+    ) throws(Ext4Error) -> NewInode {
+        let inherited = try inheritance(from: directory, mode: mode, caller)
+        let record = newRecord(inherited.mode, in: directory, caller, content)
+        let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
+        try volume.deletions.retry { () throws(Ext4Error) in
+            guard volume.inodes.freeInodeCount > 0 else { throw .posix(Errno.noSpace) }
+        }
+        return NewInode(record: record, content: content, attributes: attributes)
+    }
+
+    /// Makes what was planned, near `directory`. It has no name yet.
+    func make(
+        _ new: NewInode, in directory: Inode, from space: BlockReservation, in handle: borrowing Handle
+    ) throws(Ext4Error) -> Inode {
+        let isDirectory = FileType(mode: new.record.mode) == .directory
+        let number = try volume.inodes.allocate(
+            parent: directory.number, isDirectory: isDirectory, isTopLevel: directory.holdsTopLevel, in: handle)
+        let child = try Inode(creating: number, new.record, volume, in: handle)
+        inodes.insert(child)
+        try fill(child, new.content, parent: directory.number, from: space, in: handle)
+        try ExtendedAttributes(volume: volume, inode: child).apply(new.attributes, from: space, in: handle)
+        return child
+    }
+
     private func create(
         _ name: FileName, in parent: InodeNumber, mode: UInt16, _ caller: Caller, _ content: Content
     ) throws(Ext4Error) -> Attributes {
@@ -68,29 +106,19 @@ extension FileSystem {
             try directory.checkChangeable(adding: true)
             let view = Directory(volume: volume, inode: directory)
             let plan = try view.planInsert(name)
-            let inherited = try inheritance(from: directory, mode: mode, caller)
             let isDirectory = FileType(mode: mode) == .directory
             if isDirectory { try checkLinkLimit(of: directory) }
-            let record = newRecord(inherited.mode, in: directory, caller, content)
-            let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
-            try requireInode()
+            let new = try planInode(in: directory, mode: mode, caller, content)
             let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
-            let own = content.blockCount + attributes.blockCount
             let space = try volume.reserve(
-                growth.blocks + own, for: directory, privileged: volume.isPrivileged(caller))
-            // The new inode: bitmap, descriptor, table; its block with bitmap and descriptor; attributes; both ends.
-            let credits = growth.credits + Directory.insertCredits + ExtendedAttributes.credits + 12
+                growth.blocks + new.blockCount, for: directory, privileged: volume.isPrivileged(caller))
+            let credits = growth.credits + Directory.insertCredits + NewInode.credits + 6
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
-                let number = try volume.inodes.allocate(
-                    parent: parent, isDirectory: isDirectory, isTopLevel: directory.holdsTopLevel, in: handle)
-                let child = try Inode(creating: number, record, volume, in: handle)
-                inodes.insert(child)
-                try fill(child, content, parent: parent, from: space, in: handle)
-                try ExtendedAttributes(volume: volume, inode: child).apply(attributes, from: space, in: handle)
+                let child = try make(new, in: directory, from: space, in: handle)
                 try view.insert(
-                    plan, inode: number, type: FileType(mode: mode)?.entryCode ?? 0, from: space, in: handle)
+                    plan, inode: child.number, type: child.type?.entryCode ?? 0, from: space, in: handle)
                 try touch(directory, child.field { $0.creation }, links: isDirectory ? +1 : 0, in: handle)
-                inodes.retain(number)
+                inodes.retain(child.number)
                 return child.attributes(volume)
             }
         }
@@ -106,33 +134,17 @@ extension FileSystem {
             try directory.requireDirectory()
             guard directory.field({ $0.linkCount }) > 0 else { throw .posix(Errno.notPermitted) }
             try directory.checkChangeable(adding: true)
-            let inherited = try inheritance(from: directory, mode: FileType.regular.rawValue | mode & 0o7777, caller)
-            var record = newRecord(inherited.mode, in: directory, caller, .empty)
-            record.linkCount = 0
-            let attributes = try ExtendedAttributes.plan(forNew: inherited, extraSize: record.extraSize, volume)
-            try requireInode()
-            let space = try volume.reserve(
-                attributes.blockCount, for: directory, privileged: volume.isPrivileged(caller))
-            // Bitmap, descriptor and table.
-            let credits = ExtendedAttributes.credits + OrphanTable.credits + 4
-            return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
-                let number = try volume.inodes.allocate(
-                    parent: parent, isDirectory: false, isTopLevel: false, in: handle)
-                let child = try Inode(creating: number, record, volume, in: handle)
-                inodes.insert(child)
-                try ExtendedAttributes(volume: volume, inode: child).apply(attributes, from: space, in: handle)
+            let type = FileType.regular.rawValue
+            var new = try planInode(in: directory, mode: type | mode & 0o7777, caller, .empty)
+            new.record.linkCount = 0
+            let space = try volume.reserve(new.blockCount, for: directory, privileged: volume.isPrivileged(caller))
+            return try volume.withHandle(credits: NewInode.credits + OrphanTable.credits) { handle throws(Ext4Error) in
+                let child = try make(new, in: directory, from: space, in: handle)
                 try orphans.add(child, volume, in: handle)
-                inodes.retain(number)
-                inodes.markNameless(number)
+                inodes.retain(child.number)
+                inodes.markNameless(child.number)
                 return child.attributes(volume)
             }
-        }
-    }
-
-    /// ENOSPC when no inode is free; the last one may still go to somebody else.
-    private func requireInode() throws(Ext4Error) {
-        try volume.deletions.retry { () throws(Ext4Error) in
-            guard volume.inodes.freeInodeCount > 0 else { throw .posix(Errno.noSpace) }
         }
     }
 

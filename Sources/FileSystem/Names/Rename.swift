@@ -66,7 +66,7 @@ extension FileSystem {
         by caller: Caller = .root
     ) throws(Ext4Error) {
         try requireWritable()
-        guard flags.isSubset(of: [.noReplace, .exchange]), flags != [.noReplace, .exchange] else {
+        guard flags.isSubset(of: .all), !flags.contains(.exchange) || flags == .exchange else {
             throw .posix(Errno.invalid)
         }
         guard !name.isDotOrDotDot, !newName.isDotOrDotDot else { throw .posix(Errno.invalid) }
@@ -161,7 +161,7 @@ extension FileSystem {
         }
         guard let existing else {
             try to.checkChangeable(adding: true)
-            return try moveToNewName(source, moved, from, newName, to, caller)
+            return try moveToNewName(source, moved, from, newName, to, flags, caller)
         }
         let target = try child(existing)
         if target === moved { return nil }
@@ -183,7 +183,7 @@ extension FileSystem {
                 try exchange((source, moved, from), (place, target, to))
                 return nil
             }
-            return try replace(source, moved, from, place, target, to)
+            return try replace(source, moved, from, place, target, to, flags, caller)
         }
     }
 
@@ -207,25 +207,52 @@ extension FileSystem {
     }
 
     private func moveToNewName(
-        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ newName: FileName, _ to: Inode, _ caller: Caller
+        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ newName: FileName, _ to: Inode, _ flags: RenameFlags,
+        _ caller: Caller
     ) throws(Ext4Error) -> InodeNumber? {
         let view = Directory(volume: volume, inode: to)
         let changesParent = moved.isDirectory && from !== to
         if changesParent { try checkLinkLimit(of: to) }
         let plan = try view.planInsert(newName)
         let (space, credits) = try spaceForInsert(plan, into: to, caller)
+        let successor = try planSuccessor(in: from, flags, caller)
         try moved.lock.withWriteLock { () throws(Ext4Error) in
             let type = moved.type?.entryCode ?? 0
             if changesParent { try checkParentEntry(of: moved) }
-            try volume.withHandle(credits: credits + 8) { handle throws(Ext4Error) in
+            try volume.withHandle(credits: credits + 8 + successor.credits) { handle throws(Ext4Error) in
                 // The old name goes first: where both are in one directory, inserting may move it to another block.
-                try Directory(volume: volume, inode: from).remove(source, in: handle)
+                try giveUp(source, in: from, to: successor, in: handle)
                 let fresh = from === to ? try view.planInsert(newName) : plan
                 try view.insert(fresh, inode: moved.number, type: type, from: space, in: handle)
                 try finishMove(moved, from, to, changesParent, in: handle)
             }
         }
         return nil
+    }
+
+    /// What the old name stands for after a rename: with RENAME_WHITEOUT a device 0:0 of no mode, as overlays read it.
+    private struct Successor {
+        var whiteout: (new: NewInode, space: BlockReservation)?
+        var credits: Int { whiteout == nil ? 0 : NewInode.credits }
+    }
+
+    private func planSuccessor(
+        in directory: Inode, _ flags: RenameFlags, _ caller: Caller
+    ) throws(Ext4Error) -> Successor {
+        guard flags.contains(.whiteout) else { return Successor() }
+        let type = FileType.characterDevice.rawValue
+        let new = try planInode(in: directory, mode: type, caller, .device(major: 0, minor: 0))
+        let space = try volume.reserve(new.blockCount, for: directory, privileged: volume.isPrivileged(caller))
+        return Successor(whiteout: (new, space))
+    }
+
+    private func giveUp(
+        _ source: RemovePlan, in directory: Inode, to successor: Successor, in handle: borrowing Handle
+    ) throws(Ext4Error) {
+        let view = Directory(volume: volume, inode: directory)
+        guard let (new, space) = successor.whiteout else { return try view.remove(source, in: handle) }
+        let whiteout = try make(new, in: directory, from: space, in: handle)
+        try view.replace(source, with: whiteout.number, type: whiteout.type?.entryCode ?? 0, in: handle)
     }
 
     /// That ".." of a directory can be changed is found out before anything is.
@@ -249,18 +276,19 @@ extension FileSystem {
 
     /// rename over an existing name.
     private func replace(
-        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ place: RemovePlan, _ target: Inode, _ to: Inode
+        _ source: RemovePlan, _ moved: Inode, _ from: Inode, _ place: RemovePlan, _ target: Inode, _ to: Inode,
+        _ flags: RenameFlags, _ caller: Caller
     ) throws(Ext4Error) -> InodeNumber? {
         try checkRemovable(target, directory: moved.isDirectory)
         let changesParent = moved.isDirectory && from !== to
         if changesParent { try checkParentEntry(of: moved) }
         let type = moved.type?.entryCode ?? 0
+        let successor = try planSuccessor(in: from, flags, caller)
         var isGone = false
-        try volume.withHandle(credits: Self.removalCredits + 8) { handle throws(Ext4Error) in
+        try volume.withHandle(credits: Self.removalCredits + 8 + successor.credits) { handle throws(Ext4Error) in
             let toView = Directory(volume: volume, inode: to)
             try toView.replace(place, with: moved.number, type: type, in: handle)
-            let fromView = Directory(volume: volume, inode: from)
-            try fromView.remove(source, in: handle)
+            try giveUp(source, in: from, to: successor, in: handle)
             try finishMove(moved, from, to, changesParent, removedDirectory: target.isDirectory, in: handle)
             isGone = try dropLink(target, at: volume.now(), in: handle)
         }

@@ -8,10 +8,30 @@ extension FileSystem {
     /// what a replay would write.
     package static func mount(on device: any BlockDevice, options: MountOptions) throws(Ext4Error) -> FileSystem {
         let wantsReadOnly = options.readOnly || options.noRecovery || device.isReadOnly
-        var device = wantsReadOnly ? OverlayDevice(over: device) : device
+        let candidate = try recovered(device, options, readOnly: wantsReadOnly)
+        guard wantsReadOnly else { return try started(candidate, options) }
+        return try FileSystem(checking: Volume(bare: candidate.device, candidate.superBlock, options))
+    }
+
+    /// A volume that is being mounted, after its recovery.
+    private struct Candidate {
+        var device: any BlockDevice
+        var file: SuperBlockFile
+        var superBlock: SuperBlock
+        /// nil where the log is not asked.
+        var location: JournalLocation?
+        /// Whether the log was to be left alone, and whether the super block had errors, both before the recovery.
+        let isClean: Bool
+        let hadErrors: Bool
+    }
+
+    private static func recovered(
+        _ given: any BlockDevice, _ options: MountOptions, readOnly wantsReadOnly: Bool
+    ) throws(Ext4Error) -> Candidate {
+        let device = wantsReadOnly ? OverlayDevice(over: given) : given
         var journalDevice = options.journalDevice
         if wantsReadOnly, let named = journalDevice { journalDevice = OverlayDevice(over: named) }
-        var file = try SuperBlockFile(device: device)
+        let file = try SuperBlockFile(device: device)
         // A write of the super block at home may be torn between its two sectors. Then the log still holds it, and what
         // leads to the log does not change: replay first, believe afterwards.
         let isTorn = file.isTorn && !options.noRecovery
@@ -22,40 +42,44 @@ extension FileSystem {
         }
         let hasJournal = superBlock.features.compatible.contains(.hasJournal)
         if isTorn && !hasJournal { superBlock = try file.decoded() }
+        let needsReplay = superBlock.features.incompatible.contains(.needsRecovery) || isTorn
         // Replay writes the log's copy over the flag that the last mount may have raised in place.
-        let hadErrors = !isTorn && superBlock.state.contains(.hasErrors)
-        var location: JournalLocation?
+        var candidate = Candidate(
+            device: device, file: file, superBlock: superBlock, isClean: !needsReplay,
+            hadErrors: !isTorn && superBlock.state.contains(.hasErrors))
         // To look at what needs no recovery, nobody has to have the device with the journal at hand.
         let isLogElsewhere = superBlock.journalInode == 0 && journalDevice == nil
-        let isClean = !superBlock.features.incompatible.contains(.needsRecovery)
-        if hasJournal && !options.noRecovery && !(wantsReadOnly && isLogElsewhere && isClean) {
-            let found = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
-            location = found
-            if !isClean || isTorn {
-                device = try recover(
-                    device, superBlock, found, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
-                file = try SuperBlockFile(device: device)
-                superBlock = try file.decoded()
-                try FeaturePolicy.check(superBlock, readOnly: wantsReadOnly)
-                location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
-            }
+        guard hasJournal && !options.noRecovery && !(wantsReadOnly && isLogElsewhere && !needsReplay) else {
+            return candidate
         }
-        if wantsReadOnly {
-            let volume = try Volume(bare: device, superBlock, options)
-            return try FileSystem(checking: volume)
-        }
-        guard var location else { preconditionFailure("a writable volume has a journal") }
+        let location = try JournalLocation(on: device, superBlock, journalDevice: journalDevice)
+        candidate.location = location
+        guard needsReplay else { return candidate }
+        candidate.device = try recover(
+            device, superBlock, location, options, readOnly: wantsReadOnly, mustHoldSuperBlock: isTorn)
+        candidate.file = try SuperBlockFile(device: candidate.device)
+        candidate.superBlock = try candidate.file.decoded()
+        try FeaturePolicy.check(candidate.superBlock, readOnly: wantsReadOnly)
+        candidate.location = try JournalLocation(
+            on: candidate.device, candidate.superBlock, journalDevice: journalDevice)
+        return candidate
+    }
+
+    /// Starts the journal, marks the volume, and takes up its orphans.
+    private static func started(_ candidate: Candidate, _ options: MountOptions) throws(Ext4Error) -> FileSystem {
+        guard var location = candidate.location else { preconditionFailure("a writable volume has a journal") }
+        let superBlock = candidate.superBlock
         // What is refused is not marked. It is looked at through a cache of its own, since the one of the mount must
         // not hold the super block before the mark is in it.
-        _ = try FileSystem(checking: Volume(bare: device, superBlock, options))
-        if isClean && !isTorn && location.superBlock.start != 0 { try drop(&location, options) }
-        let volume = try Volume(writing: device, superBlock, location, options)
+        _ = try FileSystem(checking: Volume(bare: candidate.device, superBlock, options))
+        if candidate.isClean && location.superBlock.start != 0 { try drop(&location, options) }
+        let volume = try Volume(writing: candidate.device, superBlock, location, options)
         do throws(Ext4Error) {
             if !superBlock.features.incompatible.contains(.needsRecovery) {
-                try file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
+                try candidate.file.setNeedsRecovery(true, hasChecksums: superBlock.hasMetadataChecksums)
             }
             let fileSystem = try FileSystem(checking: volume)
-            try fileSystem.start(hadErrors: hadErrors, journalError: location.superBlock.errorNumber)
+            try fileSystem.start(hadErrors: candidate.hadErrors, journalError: location.superBlock.errorNumber)
             return fileSystem
         } catch {
             // The threads of the journal must not outlive a mount that failed.
