@@ -1,7 +1,7 @@
 /// What kind of workload: how often which call, and within which bounds.
 package struct WorkloadProfile: Sendable {
     package enum Call: Sendable, CaseIterable {
-        case create, special, directory, symlink, link, unlink, removeDirectory, rename, replace, exchange
+        case create, special, directory, symlink, link, unlink, removeDirectory, rename, replace, exchange, whiteout
         case append, overwrite, sparse, batch, truncate, allocate, punch, mode, attribute, removeAttribute
         case hold, release, forget, sync, dataSync, directorySync, syncAll, remount
     }
@@ -39,9 +39,8 @@ package struct WorkloadProfile: Sendable {
             operationCount,
             [
                 (.create, 50), (.directory, 2), (.symlink, 6), (.link, 10), (.unlink, 16), (.removeDirectory, 1),
-                (.rename, 16), (.replace, 6), (.exchange, 2), (.append, 2), (.forget, 4), (.sync, 2),
-                (.directorySync, 2),
-                (.syncAll, 1), (.remount, 1),
+                (.rename, 16), (.replace, 6), (.exchange, 2), (.whiteout, 3), (.append, 2), (.forget, 4), (.sync, 2),
+                (.directorySync, 2), (.syncAll, 1), (.remount, 1),
             ])
         profile.nameCount = 400
         profile.nameByteCounts = 40...200
@@ -142,7 +141,7 @@ package struct WorkloadGenerator {
     private mutating func attempt(_ call: WorkloadProfile.Call, _ tree: ModelTree) -> Operation? {
         switch call {
         case .create, .special, .directory, .symlink, .link: return addition(call, tree)
-        case .unlink, .removeDirectory, .rename, .replace, .exchange: return nameChange(call, tree)
+        case .unlink, .removeDirectory, .rename, .replace, .exchange, .whiteout: return nameChange(call, tree)
         case .append, .overwrite, .sparse, .batch, .truncate, .allocate, .punch: return dataChange(call, tree)
         case .mode:
             let mode: UInt16 = .random(in: 0...0o777, using: &random) | 0o400
@@ -194,10 +193,12 @@ package struct WorkloadGenerator {
         case .unlink: return node.isDirectory ? nil : .unlink(parent, name)
         case .removeDirectory:
             return node.isDirectory && node.entries.isEmpty ? .removeDirectory(parent, name) : nil
-        case .rename:
+        case .rename, .whiteout:
+            guard call == .rename || random.once(in: 2) else { break }
             guard let newParent = pickDirectory(tree), !tree.isAncestor(id, orSelfOf: newParent) else { return nil }
             let newName = newName(newParent)
             guard tree.child(newName, of: newParent) == nil else { return nil }
+            if call == .whiteout { return .whiteout(parent, name, to: newParent, newName) }
             return .rename(parent, name, to: newParent, newName)
         default: break
         }
@@ -206,6 +207,7 @@ package struct WorkloadGenerator {
         guard !tree.isAncestor(other, orSelfOf: parent) else { return nil }
         if call == .exchange { return .exchange(parent, name, with: otherParent, otherName) }
         guard node.isDirectory == target.isDirectory, target.entries.isEmpty else { return nil }
+        if call == .whiteout { return .whiteout(parent, name, to: otherParent, otherName) }
         return .rename(parent, name, to: otherParent, otherName)
     }
 

@@ -35,9 +35,9 @@ import Testing
 
     /// All kinds of operations, with names of any bytes.
     @Test func aHistoryComesBackAsItWas() throws {
-        for volume in [TestVolume.small, .large] {
+        for (volume, profile) in [(TestVolume.small, WorkloadProfile.mixed(600)), (.large, .names(600))] {
             var history = ModelHistory(ModelTree(blockByteCount: volume.blockByteCount))
-            var generator = WorkloadGenerator(seed: 5, profile: .mixed(600))
+            var generator = WorkloadGenerator(seed: 5, profile: profile)
             for _ in 0..<600 { history.append(generator.next(history.tree)) }
             history.append(.unmount)
             let again = try ModelHistory(text: history.text)
