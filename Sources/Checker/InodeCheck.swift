@@ -121,7 +121,7 @@ extension Survey {
             if isOrphanFile || isJournal && blocks.isEmpty { blocks += run.blocks }
         }
         let size = UInt64(layout.blockByteCount)
-        if map.writtenEnd > (record.size + size - 1) / size {
+        if map.writtenEnd > record.size / size + (record.size % size == 0 ? 0 : 1) {
             report(.inodeSize, inode: inode, "\(record.size) bytes, and data up to block \(map.writtenEnd - 1)")
         }
         if record.size >= 1 << 31, !superBlock.features.readOnlyCompatible.contains(.largeFile) {

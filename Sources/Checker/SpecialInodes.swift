@@ -55,6 +55,9 @@ extension Survey {
         claim(root, 1, inode)
         let copies = (1..<layout.groupCount).filter { layout.hasSuperBlock(GroupNumber($0)) }
         let perBlock = UInt64(layout.blockByteCount / 4)
+        guard copies.count <= Int(perBlock), superBlock.blockCount <= 1 << 32 else {
+            throw .corrupt("resize inode", where: "the volume is too large for one")
+        }
         // A block's place is its number among all blocks of descriptors.
         let table = superBlock.superBlockPlace.block.rawValue + 1
         let first = table + UInt64(layout.descriptorBlockCount)

@@ -60,6 +60,16 @@ struct FollowedJournal {
     var format: JournalFormat { JournalFormat(superBlock) }
     var hasFastCommits: Bool { superBlock.incompatible.contains(.fastCommit) }
 
+    /// Takes over the super block as it was written, which must be one of the same log.
+    mutating func readSuperBlock() throws(Ext4Error) {
+        let next = try log.readSuperBlock()
+        let found = try LogGeometry(next, blockByteCount: log.blockByteCount, blockCount: log.blockCount)
+        guard found == geometry else {
+            throw .corrupt("journal super block", where: "the log changes its size while it is in use")
+        }
+        superBlock = next
+    }
+
     /// Where the next transaction begins.
     var head: UInt32 { live.last?.end ?? superBlock.start }
 

@@ -172,7 +172,7 @@ package struct ProtocolLinter {
     private mutating func settle(_ done: InFlight) throws(Ext4Error) {
         guard var journal else { return }
         let place = journal.bytes(at: journal.log.superBlockPosition)
-        if done.request.range.overlaps(place) { journal.superBlock = try journal.log.readSuperBlock() }
+        if done.request.range.overlaps(place) { try journal.readSuperBlock() }
         if let transaction = journal.committing,
             disk.isDurable(journal.bytes(at: journal.geometry.advance(transaction.end, by: journal.geometry.count - 1)))
         {

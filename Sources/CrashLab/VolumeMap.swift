@@ -33,9 +33,10 @@ struct VolumeMap {
             bitmaps[bitmap] = (group, bytes)
             fixed.insert(bitmap)
             fixed.insert(descriptor.inodeBitmap.rawValue)
-            let table = descriptor.inodeTable.rawValue
+            let table = descriptor.inodeTable.rawValue, count = UInt64(layout.inodeTableBlockCount)
+            guard table <= layout.superBlock.blockCount, count <= layout.superBlock.blockCount - table else { continue }
             tables.append((table, group))
-            fixed.formUnion(table..<table + UInt64(layout.inodeTableBlockCount))
+            fixed.formUnion(table..<table + count)
         }
     }
 

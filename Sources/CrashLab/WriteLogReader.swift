@@ -42,6 +42,10 @@ package struct WriteLogReader {
     /// The largest piece of a payload in memory at a time, in bytes.
     private static let transferByteCount = 1 << 20
 
+    /// The longest payload that is taken into memory as a whole, in bytes: no request of Linux has more than a fraction
+    /// of it.
+    private static let payloadLimit: UInt64 = 1 << 28
+
     package init(on log: any BlockDevice) throws(Ext4Error) {
         self.log = log
         guard log.byteCount >= 512 else { throw .corrupt("write log super block", where: "the log is too short") }
@@ -102,6 +106,9 @@ package struct WriteLogReader {
     /// The bytes of a write: as many as the entry says, which is never more than the log itself has.
     package func payload(of entry: WriteLogEntry) throws(Ext4Error) -> [UInt8] {
         guard !entry.flags.contains(.discard), entry.byteCount > 0 else { return [] }
+        guard entry.byteCount <= Self.payloadLimit else {
+            throw .refused("entry \(entry.index) of the write log has \(entry.byteCount) bytes, more than fits in memory")
+        }
         return try Self.load(log, at: entry.payload, count: Int(entry.byteCount))
     }
 

@@ -33,6 +33,7 @@ struct BaseDisk {
         path = claim?.path
         if let claim {
             device = try FileDevice(path: claim.path, readOnly: true)
+            guard device.byteCount > 0 else { throw .refused("\(claim.path) is too short for a disk") }
         } else {
             let byteCount = if let size = start.size { size } else { try options.reach() }
             device = EmptyDevice(byteCount: byteCount, sectorByteCount: try options.open().sectorByteCount)

@@ -163,7 +163,11 @@ extension ExtendedAttributes {
 
     /// Sets "system.data", or takes it away. ENOSPC when the slot has no room for it.
     func plan(settingInlineValue value: [UInt8]?) throws(Ext4Error) -> AttributePlan {
-        try plan([(.inlineData, value)], try placement())
+        let placement = try placement()
+        guard !placement.outside.contains(where: { $0.name == .inlineData }) else {
+            throw .corrupt("extended attributes", where: "inode \(inode.number.rawValue): system.data outside of the slot")
+        }
+        return try plan([(.inlineData, value)], placement)
     }
 
     private func plan(
@@ -229,6 +233,10 @@ extension ExtendedAttributes {
             if after.outside.isEmpty {
                 plan.block = .drop
             } else {
+                // Only a volume that must not have such blocks, and has one, leaves no room for what was there.
+                guard ExtendedAttributeBlock.fits(after.outside, after.blockByteCount) else {
+                    throw .corrupt("extended attributes", where: "an attribute block on a volume without ext_attr")
+                }
                 let bytes = ExtendedAttributeBlock.encode(after.outside, byteCount: after.blockByteCount)
                 plan.block = references == 1 ? .rewrite(bytes) : .replace(bytes)
             }
