@@ -140,7 +140,7 @@ extension Survey {
 
     private func checkUnique(_ directory: Directory, _ leaves: [IndexedLeaf], _ walk: inout NameWalk) {
         walk.digests.sort()
-        let twice = zip(walk.digests, walk.digests.dropFirst()).filter { $0 == $1 }.map(\.0)
+        let twice = Set(zip(walk.digests, walk.digests.dropFirst()).filter { $0 == $1 }.map(\.0))
         guard !twice.isEmpty else { return }
         var seen: Set<[UInt8]> = []
         for leaf in leaves {

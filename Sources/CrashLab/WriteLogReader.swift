@@ -107,7 +107,7 @@ package struct WriteLogReader {
     package func payload(of entry: WriteLogEntry) throws(Ext4Error) -> [UInt8] {
         guard !entry.flags.contains(.discard), entry.byteCount > 0 else { return [] }
         guard entry.byteCount <= Self.payloadLimit else {
-            throw .refused("entry \(entry.index) of the write log has \(entry.byteCount) bytes, more than fits in memory")
+            throw .refused("entry \(entry.index) of the write log is too much to be read at once")
         }
         return try Self.load(log, at: entry.payload, count: Int(entry.byteCount))
     }

@@ -57,6 +57,50 @@ import Testing
         #expect(isSame)
     }
 
+    /// An attribute block on a volume whose super block says that it has none: what stays of it has nowhere to go.
+    @Test func anAttributeBlockWithoutTheFeatureIsDamage() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-I", "128", "-O", "^metadata_csum"])
+        try volume.mounted { fileSystem in
+            let file = try create("f", fileSystem)
+            for attribute in ["user.a", "user.b"] {
+                try fileSystem.setExtendedAttribute(
+                    [UInt8](attribute.utf8), of: file, to: [1], create: false, replace: false)
+            }
+        }
+        try volume.debugfs("feature -ext_attr")
+        try volume.mounted(isSound: false) { fileSystem in
+            let file = try #require(try fileSystem.lookup(name("f"), in: .root)).inode
+            #expect(throws: Ext4Error.self) {
+                try fileSystem.removeExtendedAttribute([UInt8]("user.a".utf8), of: file)
+            }
+        }
+    }
+
+    /// The data of a file may lie in its slot and nowhere else: a block that says to hold them, too, is not touched.
+    @Test func inlineDataInASharedAttributeBlockAreDamage() throws {
+        let volume = try DirectoryVolume(["-b", "1024", "-O", "inline_data,^metadata_csum"])
+        let source = NSTemporaryDirectory() + "jext4-inline-\(UUID().uuidString)"
+        try Data("short".utf8).write(to: URL(fileURLWithPath: source))
+        defer { unlink(source) }
+        try volume.debugfs("write \(source) f")
+        try volume.debugfs("sif f file_acl 9000")
+        var block = [UInt8](repeating: 0, count: 1024)
+        func put(_ bytes: [UInt8], _ offset: Int) { block.replaceSubrange(offset..<offset + bytes.count, with: bytes) }
+        put([0x00, 0x00, 0x02, 0xEA, 2, 0, 0, 0, 1], 0)
+        // struct ext4_xattr_entry: "user.zz" and "system.data", four bytes each.
+        put([2, 1, 0xFC, 0x03, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0] + Array("zz".utf8), 32)
+        put([4, 7, 0xF8, 0x03, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0] + Array("data".utf8), 52)
+        let image = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
+        try image.seek(toOffset: 9000 * 1024)
+        try image.write(contentsOf: Data(block))
+        try image.close()
+        try volume.mounted(isSound: false) { fileSystem in
+            let file = try #require(try fileSystem.lookup(name("f"), in: .root)).inode
+            let bytes = [UInt8](repeating: 7, count: 500)
+            #expect(throws: Ext4Error.self) { try fileSystem.write(file, at: 5, bytes.span.bytes) }
+        }
+    }
+
     /// All arithmetic on sizes counts on their bound, and a read past the last block must not answer old memory.
     @Test func aSizeThatNoFileHasIsDamage() throws {
         let volume = try DirectoryVolume(["-O", "^metadata_csum"])

@@ -165,7 +165,8 @@ extension ExtendedAttributes {
     func plan(settingInlineValue value: [UInt8]?) throws(Ext4Error) -> AttributePlan {
         let placement = try placement()
         guard !placement.outside.contains(where: { $0.name == .inlineData }) else {
-            throw .corrupt("extended attributes", where: "inode \(inode.number.rawValue): system.data outside of the slot")
+            let place = "inode \(inode.number.rawValue): system.data outside of the slot"
+            throw .corrupt("extended attributes", where: place)
         }
         return try plan([(.inlineData, value)], placement)
     }
