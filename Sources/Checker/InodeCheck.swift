@@ -118,7 +118,7 @@ extension Survey {
         let isJournal = inode.rawValue == superBlock.journalInode
         var blocks: [UInt64] = []
         let map = walkMap(inode, record, checksum) { run in
-            if isOrphanFile || isJournal && blocks.isEmpty { blocks += run.blocks }
+            if isOrphanFile || isJournal && blocks.isEmpty { take(run, into: &blocks) }
         }
         let size = UInt64(layout.blockByteCount)
         if map.writtenEnd > record.size / size + (record.size % size == 0 ? 0 : 1) {
@@ -132,13 +132,17 @@ extension Survey {
         return map.clusterCount
     }
 
+    /// What names more blocks than there are names some of them twice, and that is reported: no more is kept of it.
+    private func take(_ run: MappedRun, into blocks: inout [UInt64]) {
+        if UInt64(blocks.count) < superBlock.blockCount { blocks += run.blocks }
+    }
+
     private func checkDirectoryInode(_ inode: InodeNumber, _ record: InodeRecord, _ checksum: InodeChecksum) -> UInt64 {
         var blocks: [UInt64] = []
         var isWhole = true
         let map = walkMap(inode, record, checksum) { run in
             isWhole = isWhole && run.first == UInt64(blocks.count) && !run.isUnwritten
-            // One that names more blocks than there are names some of them twice, and that is reported.
-            if UInt64(blocks.count) < superBlock.blockCount { blocks += run.blocks }
+            take(run, into: &blocks)
         }
         if !isWhole { report(.directoryBlock, inode: inode, "it has a hole or an unwritten block") }
         let size = UInt64(blocks.count * layout.blockByteCount)

@@ -189,6 +189,10 @@ package struct WorkloadGenerator {
 
     private mutating func nameChange(_ call: WorkloadProfile.Call, _ tree: ModelTree) -> Operation? {
         guard let (parent, name, id) = pickEntry(tree), let node = tree[id] else { return nil }
+        func move(to newParent: ModelNodeID, _ newName: [UInt8]) -> Operation {
+            call == .whiteout
+                ? .whiteout(parent, name, to: newParent, newName) : .rename(parent, name, to: newParent, newName)
+        }
         switch call {
         case .unlink: return node.isDirectory ? nil : .unlink(parent, name)
         case .removeDirectory:
@@ -198,8 +202,7 @@ package struct WorkloadGenerator {
             guard let newParent = pickDirectory(tree), !tree.isAncestor(id, orSelfOf: newParent) else { return nil }
             let newName = newName(newParent)
             guard tree.child(newName, of: newParent) == nil else { return nil }
-            if call == .whiteout { return .whiteout(parent, name, to: newParent, newName) }
-            return .rename(parent, name, to: newParent, newName)
+            return move(to: newParent, newName)
         default: break
         }
         guard let (otherParent, otherName, other) = pickEntry(tree), let target = tree[other] else { return nil }
@@ -207,8 +210,7 @@ package struct WorkloadGenerator {
         guard !tree.isAncestor(other, orSelfOf: parent) else { return nil }
         if call == .exchange { return .exchange(parent, name, with: otherParent, otherName) }
         guard node.isDirectory == target.isDirectory, target.entries.isEmpty else { return nil }
-        if call == .whiteout { return .whiteout(parent, name, to: otherParent, otherName) }
-        return .rename(parent, name, to: otherParent, otherName)
+        return move(to: otherParent, otherName)
     }
 
     private mutating func dataChange(_ call: WorkloadProfile.Call, _ tree: ModelTree) -> Operation? {

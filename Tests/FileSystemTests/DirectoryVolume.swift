@@ -37,6 +37,17 @@ final class DirectoryVolume {
         return result
     }
 
+    /// The bytes of an image that is not mounted.
+    func change(at offset: Int, _ count: Int, _ body: (inout [UInt8]) -> Void) throws {
+        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        defer { try? handle.close() }
+        try handle.seek(toOffset: UInt64(offset))
+        var bytes = [UInt8](try #require(try handle.read(upToCount: count)))
+        body(&bytes)
+        try handle.seek(toOffset: UInt64(offset))
+        try handle.write(contentsOf: Data(bytes))
+    }
+
     @discardableResult func debugfs(_ command: String) throws -> String {
         try Self.run("debugfs", ["-w", "-R", command, path])
     }

@@ -19,19 +19,6 @@ import Testing
         #expect(try fileSystem.write(file, at: UInt64(offset), bytes.span.bytes) == count)
     }
 
-    /// The bytes of an image that is not mounted.
-    private func change(
-        _ volume: DirectoryVolume, at offset: Int, _ count: Int, _ body: (inout [UInt8]) -> Void
-    ) throws {
-        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
-        defer { try? handle.close() }
-        try handle.seek(toOffset: UInt64(offset))
-        var bytes = [UInt8](try #require(try handle.read(upToCount: count)))
-        body(&bytes)
-        try handle.seek(toOffset: UInt64(offset))
-        try handle.write(contentsOf: Data(bytes))
-    }
-
     /// What debugfs says after `label`, as a number.
     private func number(after label: String, in text: String) throws -> Int {
         let rest = try #require(text.range(of: label)).upperBound
@@ -65,7 +52,7 @@ import Testing
     @Test func aDamagedLeafKeepsAFileFromBeingDeleted() throws {
         let volume = try DirectoryVolume(["-b", "1024"])
         let leaves = try makeLeaves(volume)
-        try change(volume, at: leaves[0] * 1024 + 20, 1) { $0[0] ^= 1 }
+        try volume.change(at: leaves[0] * 1024 + 20, 1) { $0[0] ^= 1 }
         var options = MountOptions()
         options.errors = .continue
         try volume.mounted(isSound: false, options: options) { fileSystem in
@@ -98,13 +85,13 @@ import Testing
         let leaf = leaves[leaves.count - 1], group = (leaf - 1) / 8192
         let descriptor = 2048 + group * 64
         var bitmap = 0
-        try change(volume, at: descriptor, 16) { bytes in
+        try volume.change(at: descriptor, 16) { bytes in
             bitmap = Int(bytes[0]) | Int(bytes[1]) << 8 | Int(bytes[2]) << 16
             let count = Int(bytes[12]) | Int(bytes[13]) << 8
             (bytes[12], bytes[13]) = (UInt8(truncatingIfNeeded: count + 1), UInt8((count + 1) >> 8))
         }
         let bit = (leaf - 1) % 8192
-        try change(volume, at: bitmap * 1024 + bit / 8, 1) { $0[0] &= ~(1 << UInt8(bit % 8)) }
+        try volume.change(at: bitmap * 1024 + bit / 8, 1) { $0[0] &= ~(1 << UInt8(bit % 8)) }
         try volume.mounted(isSound: false) { fileSystem in
             let file = try #require(try fileSystem.lookup(name("f"), in: .root)).inode
             var cut = AttributeChanges()
@@ -132,8 +119,8 @@ import Testing
         // The root of the tree, its header, and the start of an extent.
         let root = try number(after: "located at block", in: place) * 1024 + offset + 0x28
         var start: [UInt8] = []
-        try change(volume, at: root + 12 + 8, 4) { start = $0 }
-        try change(volume, at: root + 24 + 8, 4) { $0 = start }
+        try volume.change(at: root + 12 + 8, 4) { start = $0 }
+        try volume.change(at: root + 24 + 8, 4) { $0 = start }
         try volume.mounted(isSound: false) { fileSystem in
             var cut = AttributeChanges()
             cut.size = 0
@@ -171,7 +158,7 @@ import Testing
     @Test func aTableThatCannotBeReadTakesNoNewInodes() throws {
         let volume = try DirectoryVolume(["-b", "1024", "-O", "^metadata_csum,^uninit_bg"])
         var table: UInt64 = 0
-        try change(volume, at: 2048, 16) { table = UInt64($0[8]) | UInt64($0[9]) << 8 }
+        try volume.change(at: 2048, 16) { table = UInt64($0[8]) | UInt64($0[9]) << 8 }
         let device = FaultyDevice(try FileDevice(path: volume.path, readOnly: false, direct: .never))
         let fileSystem = try FileSystem.mount(on: device, options: MountOptions())
         // Behind what one look at the table brings along.

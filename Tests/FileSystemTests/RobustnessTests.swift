@@ -90,10 +90,7 @@ import Testing
         // struct ext4_xattr_entry: "user.zz" and "system.data", four bytes each.
         put([2, 1, 0xFC, 0x03, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0] + Array("zz".utf8), 32)
         put([4, 7, 0xF8, 0x03, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0] + Array("data".utf8), 52)
-        let image = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
-        try image.seek(toOffset: 9000 * 1024)
-        try image.write(contentsOf: Data(block))
-        try image.close()
+        try volume.change(at: 9000 * 1024, block.count) { $0 = block }
         try volume.mounted(isSound: false) { fileSystem in
             let file = try #require(try fileSystem.lookup(name("f"), in: .root)).inode
             let bytes = [UInt8](repeating: 7, count: 500)
@@ -268,12 +265,10 @@ import Testing
         let words = try #require(root.first { $0.contains("  0 -    59") }).split(whereSeparator: \.isWhitespace)
         let leaf = try #require(words.compactMap { Int($0) }.last { $0 > 100 })
         // The length of its last extent, block 49: now it reaches to block 60.
-        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: volume.path))
-        try handle.seek(toOffset: UInt64(leaf * 1024 + 12 + 49 * 12 + 4))
-        #expect(try handle.read(upToCount: 2) == Data([1, 0]))
-        try handle.seek(toOffset: UInt64(leaf * 1024 + 12 + 49 * 12 + 4))
-        try handle.write(contentsOf: Data([12, 0]))
-        try handle.close()
+        try volume.change(at: leaf * 1024 + 12 + 49 * 12 + 4, 2) { length in
+            #expect(length == [1, 0])
+            length = [12, 0]
+        }
         try volume.mounted(isSound: false) { fileSystem throws in
             #expect(try block(48, of: file, fileSystem) == [UInt8](repeating: 7, count: 1024))
             #expect(throws: Ext4Error.self) { try block(49, of: file, fileSystem) }

@@ -89,6 +89,14 @@ final class ImageFile {
         return image
     }
 
+    /// Writes over what the file holds at a byte.
+    func put(_ bytes: [UInt8], at offset: UInt64) throws {
+        let file = try FileHandle(forUpdating: URL(fileURLWithPath: path))
+        defer { try? file.close() }
+        try file.seek(toOffset: offset)
+        try file.write(contentsOf: Data(bytes))
+    }
+
     func debugfs(_ commands: [String]) throws -> String {
         let script = path + ".cmd"
         try (commands.joined(separator: "\n") + "\n").write(toFile: script, atomically: true, encoding: .utf8)

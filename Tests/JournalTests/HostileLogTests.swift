@@ -22,14 +22,10 @@ import Testing
     @Test(arguments: [["log", "lint"], ["crash", "explore", "--size", "4096", "--check", "true {}"]])
     func anEntryOfATebibyteIsRefused(command: [String]) throws {
         let log = try Self.log([(0, [UInt8](repeating: 1, count: 512))])
-        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: log.path))
         // nr_entries of the super block, nr_sectors of the first entry.
-        try handle.seek(toOffset: 16)
-        try handle.write(contentsOf: Data([1, 0, 0, 0, 0, 0, 0, 0]))
-        try handle.seek(toOffset: 512 + 8)
-        try handle.write(contentsOf: Data([0, 0, 0, 0x80, 0, 0, 0, 0]))
-        try handle.truncate(atOffset: 1024 + 1 << 40)
-        try handle.close()
+        try log.put([1, 0, 0, 0, 0, 0, 0, 0], at: 16)
+        try log.put([0, 0, 0, 0x80, 0, 0, 0, 0], at: 512 + 8)
+        try #require(truncate(log.path, 1024 + 1 << 40) == 0)
         let answer = try replay(command + [log.path])
         #expect(answer.status == 8 && answer.output.contains("too much to be read at once"), "\(answer.output)")
     }

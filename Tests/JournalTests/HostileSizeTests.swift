@@ -33,10 +33,8 @@ import Testing
             "write \(file.path) evil", "sif evil block[TIND] \(loop)", "journal_open",
             "journal_write -b \(free) \(file.path)", "journal_close",
         ])
-        let handle = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
-        try handle.seek(toOffset: UInt64(loop) * 4096)
-        try handle.write(contentsOf: [UInt32](repeating: loop.littleEndian, count: 1024).withUnsafeBytes { Data($0) })
-        try handle.close()
+        try image.put(
+            [UInt32](repeating: loop.littleEndian, count: 1024).withUnsafeBytes { Array($0) }, at: UInt64(loop) * 4096)
         try expectShortPlan(of: image)
     }
 

@@ -257,10 +257,7 @@ import Testing
             "journal_write -b \(homes[0]),\(homes[1]) -r \(homes[0]) \(payload.path)", "journal_close",
         ])
         // The last commit block: super block; descriptor, block, commit; descriptor, two blocks, revokes, commit.
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
-        try file.seek(toOffset: try image.blocks(of: "<8>")[8] * 1024 + 0x10)
-        try file.write(contentsOf: Data([0xFF, 0, 0xFF, 0]))
-        try file.close()
+        try image.put([0xFF, 0, 0xFF, 0], at: image.blocks(of: "<8>")[8] * 1024 + 0x10)
         let output = try replay("extract", "--block", "\(homes[0])", "--list", "--json", image.path).output
         let versions = try jsonLines(output).map { [$0["applied"] as? Bool, $0["revoked"] as? Bool] }
         #expect(versions == [[true, false], [false, true]], "\(output)")
@@ -272,10 +269,7 @@ import Testing
         _ = try image.debugfs(["journal_open", "journal_write -r \(homes[0])", "journal_close"])
         let list = try jsonLines(try replay("extract", "--block", "\(homes[0])", "--list", "--json", image.path).output)
         #expect(list.first?["revoked"] as? Bool == true && list.first?["applied"] as? Bool == true)
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
-        try file.seek(toOffset: log[2] * 1024 + 100)
-        try file.write(contentsOf: Data([0]))
-        try file.close()
+        try image.put([0], at: log[2] * 1024 + 100)
         let path = NewPath()
         let arguments = ["extract", "--block", "\(homes[0])", "--tid", "1", "--output", path.path, image.path]
         #expect(try replay(arguments).status == 4)
@@ -296,10 +290,7 @@ import Testing
     #expect(try replay("apply", "--up-to", "1", image.path).status == 1)
     let after = try image.bytes()
     #expect(after[Int(homes[0]) * 1024] == 0xC3 && after[Int(homes[2]) * 1024] == 0x5A)
-    let file = try FileHandle(forUpdating: URL(fileURLWithPath: damaged.path))
-    try file.seek(toOffset: log[6] * 1024 + 100)
-    try file.write(contentsOf: Data([0]))
-    try file.close()
+    try damaged.put([0], at: log[6] * 1024 + 100)
     let refused = try replay("apply", damaged.path)
     #expect(refused.status == 4 && refused.output.contains("--up-to 1 "), "\(refused.output)")
     #expect(try replay("apply", "--up-to", "1", damaged.path).status == 5)

@@ -15,10 +15,7 @@ import Testing
         #expect(try replay("show", "--journal", own.image.path, lived.image.path).status == 8)
         // Another UUID than the volume names.
         let other = try #require(stranger.journal)
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: other.path))
-        try file.seek(toOffset: 1024 + 0x68)
-        try file.write(contentsOf: Data([1, 2, 3]))
-        try file.close()
+        try other.put([1, 2, 3], at: 1024 + 0x68)
         #expect([4, 8].contains(try replay("apply", "--journal", other.path, lived.image.path).status))
     }
 

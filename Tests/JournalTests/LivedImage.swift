@@ -35,12 +35,9 @@ struct LivedImage {
         _ = try image.debugfs(["feature has_journal", "ssv journal_uuid \(ids.journal)", "ssv journal_inum 0"])
         let digits = Array(ids.volume.filter { $0 != "-" })
         let uuid = try (0..<16).map { try #require(UInt8(String(digits[2 * $0...2 * $0 + 1]), radix: 16)) }
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: journal.path))
         for (offset, bytes) in [(0x40, [0, 0, 0, 1]), (0x100, uuid)] {
-            try file.seek(toOffset: 2048 + UInt64(offset))
-            try file.write(contentsOf: Data(bytes))
+            try journal.put(bytes, at: 2048 + UInt64(offset))
         }
-        try file.close()
         return try Self(image, journal: journal)
     }
 

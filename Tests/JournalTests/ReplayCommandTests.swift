@@ -30,11 +30,8 @@ import Testing
 @Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need)) func theCommandKeepsItsHandsOffDamage() throws {
     // What lies behind the damage may be recovered by other means, once.
     let (image, homes, log) = try dirtyImage()
-    let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
     // The logged copy of the second transaction: super block, descriptor, two blocks, commit, descriptor, block.
-    try file.seek(toOffset: log[6] * 1024 + 100)
-    try file.write(contentsOf: Data([0]))
-    try file.close()
+    try image.put([0], at: log[6] * 1024 + 100)
     let before = try image.bytes()
     #expect(try replay("show", image.path).status == 4)
     let refused = try replay("apply", image.path)
@@ -48,10 +45,7 @@ import Testing
 /// Nothing precedes damage in the first transaction: who applies "up to it" loses the log, and is told so.
 @Test(.enabled(if: E2fsprogs.isPresent, E2fsprogs.need)) func damageInTheFirstTransactionIsCalledThat() throws {
     let (image, _, log) = try dirtyImage()
-    let file = try FileHandle(forUpdating: URL(fileURLWithPath: image.path))
-    try file.seek(toOffset: log[2] * 1024 + 100)
-    try file.write(contentsOf: Data([0]))
-    try file.close()
+    try image.put([0], at: log[2] * 1024 + 100)
     let refused = try replay("apply", image.path)
     #expect(refused.status == 4 && refused.output.contains("would throw all of the log away"), "\(refused.output)")
 }

@@ -370,10 +370,7 @@ private func cutAtEachWrite(
         #expect(try replay("apply", "--output", clean.path, image.path).status == 0)
         #expect([UInt8](try Data(contentsOf: URL(fileURLWithPath: clean.path))) == (try image.bytes()))
         let bad = try dirtyImage().image
-        let file = try FileHandle(forUpdating: URL(fileURLWithPath: bad.path))
-        try file.seek(toOffset: log[2] * 1024 + 100)
-        try file.write(contentsOf: Data([0]))
-        try file.close()
+        try bad.put([0], at: log[2] * 1024 + 100)
         #expect(try replay("apply", "--output", damaged.path, bad.path).status == 4)
         #expect(!FileManager.default.fileExists(atPath: damaged.path))
     }

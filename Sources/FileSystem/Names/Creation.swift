@@ -112,6 +112,7 @@ extension FileSystem {
             let growth = try volume.spaceForAppend(to: directory, blocks: plan.blockCount)
             let space = try volume.reserve(
                 growth.blocks + new.blockCount, for: directory, privileged: volume.isPrivileged(caller))
+            // And both ends.
             let credits = growth.credits + Directory.insertCredits + NewInode.credits + 6
             return try volume.withHandle(credits: credits) { handle throws(Ext4Error) in
                 let child = try make(new, in: directory, from: space, in: handle)
